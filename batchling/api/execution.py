@@ -1,0 +1,412 @@
+"""Driving a plan from where it is to where it can get: locks, sessions, waiting for other plans."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from batchling.api.kits import decode_cached, kits, recorded
+from batchling.api.outcome import MetricValue, Outcome, RunReport
+from batchling.api.workspace import Workspace, state_name
+from batchling.catalog.rows import Refreshed
+from batchling.errors import BatchlingError, DetachedError, LockedError, ProviderError
+from batchling.journal import Journal, read
+from batchling.ledger import UNRESOLVED, UNSENT, Pace, Policy, State, replay
+from batchling.runner.awaiting import take_over
+from batchling.runner.folder import PlanFolder
+from batchling.runner.loop import Steps, drive, steps
+from batchling.runner.session import Observer, Session, Silent
+
+REFRESH_SECONDS = 30.0
+"""The catalog follows a plan that is being waited for at most this often."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What the person allows this time; None: as the plan was made with."""
+
+    budget_usd: Decimal | None = None
+    resubmit_usd: Decimal | None = None
+    attempts: int | None = None
+
+
+@dataclass(slots=True)
+class _Watcher:
+    """Passes on what happens, keeps the plan's log, and lets the catalog follow."""
+
+    workspace: Workspace
+    inner: Observer
+    log: logging.Logger
+    refreshed_at: float = 0.0
+    closed: bool = False
+
+    def event(self, session: Session, event: dict[str, Any]) -> None:
+        detail = {k: v for k, v in event.items() if k not in ("seq", "ts", "kind", "shards")}
+        self.log.info("%s %s", event["kind"], detail)
+        if event["kind"] == "closed":
+            self.closed = True
+        self.inner.event(session, event)
+
+    def polled(self, session: Session) -> None:
+        now = session.clock.now()
+        if self.closed and now - self.refreshed_at > REFRESH_SECONDS:
+            before = session.clock.now()
+            self.workspace.refresh(session.folder)
+            # A refresh that takes long comes less often: at most a tenth of the time goes into it.
+            self.refreshed_at = session.clock.now() + 10 * (session.clock.now() - before)
+            self.closed = False
+        self.inner.polled(session)
+
+    def trouble(self, session: Session, what: str, error: Exception, retry_in: float) -> None:
+        self.log.warning("%s: %s (again in %.0f s)", what, error, retry_in)
+        self.inner.trouble(session, what, error, retry_in)
+
+
+@contextmanager
+def _log(folder: PlanFolder) -> Iterator[logging.Logger]:
+    logger = logging.getLogger(f"batchling.plan.{folder.tail}")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    handler = logging.FileHandler(folder.path / "log.txt", encoding="utf-8")
+    formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    handler.setFormatter(formatter)
+    logger.addHandler(handler)
+    try:
+        yield logger
+    except BatchlingError as error:
+        logger.error("%s: %s", type(error).__name__, error)
+        raise
+    except Exception:
+        logger.exception("unexpected")
+        raise
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+
+
+@contextmanager
+def opened(
+    workspace: Workspace, folder: PlanFolder, *, allow: Allowance | None = None, observer: Observer | None = None
+) -> Iterator[Session]:
+    """Holds a plan: its lock, its journal, its connections.
+
+    Raises:
+        LockedError: another process holds it.
+        JournalError: the journal is damaged.
+        ProviderError: a key is missing, or is not the one that the plan's batches were made with.
+    """
+    allow = allow or Allowance()
+    disk, clock = workspace.disk, workspace.clock
+    with ExitStack() as stack:
+        try:
+            lock = disk.lock(folder.lock)
+        except LockedError as error:
+            raise LockedError(
+                f"plan {folder.plan_id} is {error.message}",
+                next_command=f"batchling status {folder.plan_id}    (that process goes on with it)",
+            ) from None
+        stack.callback(lock.release)
+        journal = Journal(disk, folder.journal)
+        stack.callback(journal.close)
+        clock.not_before(journal.last_ts)
+        state = replay(journal.events)
+        made = recorded(disk, folder)
+        log = stack.enter_context(_log(folder))
+        connections = stack.enter_context(ExitStack())
+        decode_cached(disk, made)
+        lanes = kits(made, connections) if not state.finished else ()
+        budgets = [
+            r["config"]["budget"]["usd"] for r in made.document["runs"] if r["config"]["budget"]["usd"] is not None
+        ]
+        budget = allow.budget_usd
+        if budget is None and budgets:
+            budget = Decimal(str(min(budgets)))
+        resubmit = allow.resubmit_usd
+        if resubmit is None:
+            resubmit = min(Decimal(str(r["config"]["retry"]["resubmit_usd"])) for r in made.document["runs"])
+        session = Session(
+            disk=disk,
+            clock=clock,
+            folder=folder,
+            journal=journal,
+            state=state,
+            policy=Policy(lanes=tuple(kit.lane for kit in lanes), budget_usd=budget, resubmit_usd=resubmit),
+            kits=lanes,
+            attempts=allow.attempts or made.attempts(),
+            rng=random.Random(folder.plan_id),
+            observer=_Watcher(workspace, observer or Silent(), log),
+            pace=Pace(),
+        )
+        if not state.finished:
+            _same_keys(session)
+        yield session
+
+
+def _same_keys(session: Session) -> None:
+    """Another key (or project) than the one that batches are out with: their fate could not be seen."""
+    prints: dict[str, str] = {}
+    for kit in session.kits:
+        mark = kit.provider.fingerprint()
+        if mark is not None:
+            prints[kit.lane.group] = mark
+    groups_out = {session.kits[s.lane].lane.group for s, a in session.state.attempts() if a.phase in UNRESOLVED}
+    for group, mark in prints.items():
+        before = session.state.fingerprints.get(group)
+        if before is not None and before != mark and group in groups_out:
+            raise ProviderError(
+                f"the key for {group} is not the one that this plan's batches were made with, so they cannot be followed",
+                where=session.folder.plan_id,
+                next_command="set the variable to the key (and project) of before, then run the same command again",
+            )
+    session.record({"kind": "session", "fingerprints": prints})
+
+
+def advance(
+    workspace: Workspace,
+    folder: PlanFolder,
+    *,
+    created: bool = False,
+    detach: bool = False,
+    allow: Allowance | None = None,
+    observer: Observer | None = None,
+    before: Callable[[Session], None] | None = None,
+) -> Outcome:
+    """Drives a plan as far as it goes and says where that is.
+
+    Args:
+        before: called with the held plan before anything is done, e.g. to ask whether to spend.
+
+    Raises:
+        DetachedError: Ctrl-C; nothing is cancelled at the provider.
+    """
+    with opened(workspace, folder, allow=allow, observer=observer) as session:
+        if before is not None:
+            before(session)
+        reason = "finished"
+        if not session.state.finished:
+            try:
+                reason = drive(
+                    session,
+                    detach=detach,
+                    awaited=_taking_over(workspace, observer, detach),
+                )
+            except (KeyboardInterrupt, DetachedError):  # the latter: while another plan was driven for its answers
+                raise DetachedError(
+                    "detached; nothing is cancelled at the provider",
+                    next_command=f"batchling watch {folder.plan_id}",
+                ) from None
+        state = session.state
+    return outcome(workspace, folder, state, reason, created=created)
+
+
+@dataclass(slots=True)
+class _Going:
+    """One of several plans that a process goes on with."""
+
+    folder: PlanFolder
+    holding: ExitStack
+    state: State
+    steps: Steps | None = None
+    wake: float = 0.0
+    reason: str = "finished"
+    failure: BatchlingError | None = None
+
+
+def advance_all(
+    workspace: Workspace,
+    plans: Sequence[PlanFolder],
+    *,
+    detach: bool = False,
+    observer: Observer | None = None,
+    before: Callable[[Session], None] | None = None,
+) -> list[tuple[Outcome, BatchlingError | None]]:
+    """Drives several plans at once, each at its own pace: one that waits a day holds up no other.
+
+    A plan that cannot go on (a key is missing, its disk is full) stops no other; its error comes with its outcome.
+
+    Raises:
+        LockedError: other processes hold all of them.
+        DetachedError: Ctrl-C; nothing is cancelled at the provider.
+    """
+    going: list[_Going] = []
+    locked: LockedError | None = None
+    with ExitStack() as stack:
+        for folder in plans:
+            plan = _Going(folder, stack.enter_context(ExitStack()), workspace.state(folder))
+            try:
+                session = plan.holding.enter_context(opened(workspace, folder, observer=observer))
+                plan.state = session.state
+                if before is not None:
+                    before(session)
+                plan.steps = steps(session, detach=detach, awaited=_taking_over(workspace, observer, detach))
+            except LockedError as error:
+                locked = error
+                continue
+            except BatchlingError as error:
+                plan.reason, plan.failure = "failed", error
+                plan.holding.close()
+            going.append(plan)
+        try:
+            while active := [plan for plan in going if plan.steps is not None]:
+                plan = min(active, key=lambda each: each.wake)
+                workspace.clock.sleep(max(0.0, plan.wake - workspace.clock.now()))
+                _one_step(plan)
+        except (KeyboardInterrupt, DetachedError):
+            raise DetachedError(
+                "detached; nothing is cancelled at the provider", next_command="batchling watch"
+            ) from None
+    if not going and locked is not None:
+        raise locked
+    return [(outcome(workspace, p.folder, p.state, p.reason, created=False), p.failure) for p in going]
+
+
+def _one_step(plan: _Going) -> None:
+    assert plan.steps is not None
+    try:
+        plan.wake = next(plan.steps)
+        return
+    except StopIteration as end:
+        plan.reason = str(end.value)
+    except DetachedError:
+        raise
+    except BatchlingError as error:
+        plan.reason, plan.failure = "failed", error
+    plan.steps = None
+    plan.holding.close()  # its lock, its connections, its embedded server
+
+
+def _taking_over(workspace: Workspace, observer: Observer | None, detach: bool) -> Callable[[Session], bool]:
+    return lambda held: take_over(workspace, held, _goes_on(workspace, observer, detach))
+
+
+def _goes_on(workspace: Workspace, observer: Observer | None, detach: bool) -> Callable[[PlanFolder], str]:
+    """Drives another plan whose keys this one waits for."""
+
+    def go(folder: PlanFolder) -> str:
+        try:
+            return advance(workspace, folder, detach=detach, observer=observer).reason
+        except LockedError:
+            return "locked"
+
+    return go
+
+
+def outcome(workspace: Workspace, folder: PlanFolder, state: State, reason: str, *, created: bool) -> Outcome:
+    """Refreshes the catalog and puts together what the caller hears."""
+    refreshed = workspace.refresh(folder)
+    document = folder.load(workspace.disk)
+    states: dict[str, int] = {}
+    reports = run_reports(refreshed)
+    for report in reports:
+        for name, n in report.states.items():
+            states[name] = states.get(name, 0) + n
+    not_ok = sum(n for name, n in states.items() if name != "ok")
+    lanes = document["lanes"]
+    details = [f"{lanes[lane]['provider']} {lanes[lane]['model']}: {why}" for lane, why in sorted(state.fatal.items())]
+    code = 0
+    if reason in ("parked", "detached", "awaiting", "locked"):
+        code = 75
+    elif reason == "refused" or (reason == "finished" and state.fatal):
+        code = 5
+    elif reason == "budget":
+        code = 4
+    elif not_ok:
+        code = 3
+    if reason == "parked":
+        for shard, attempt in state.attempts():
+            if attempt.phase == "parked":
+                details.append(
+                    f"shard {shard.number} attempt {attempt.number}: it is not certain whether the provider made this "
+                    f"batch (worst case {shard.max_usd if shard.max_usd is not None else 'unknown'} USD)"
+                )
+    for other in sorted(state.awaits):
+        details.append(
+            f"it waits for answers that plan {other} is buying; go on with that one (batchling watch {other}), "
+            f"or let go of it (batchling cancel {other})"
+        )
+    if reason == "budget":
+        details.append("the worst case of what is left is above the budget")
+    next_command = None
+    if reason == "parked":
+        next_command = f"batchling resolve {folder.plan_id} --adopt BATCH_ID | --resubmit | --drop"
+    elif reason in ("detached", "awaiting", "locked"):
+        next_command = f"batchling watch {folder.plan_id}"
+    elif reason == "budget":
+        next_command = f"{document['command']} budget.usd=N"
+    elif reason == "refused":
+        next_command = f"batchling watch {folder.plan_id}"
+    elif state.again:
+        next_command = document["command"]
+    return Outcome(
+        plan_id=folder.plan_id,
+        folder=folder.path,
+        experiment=document["experiment"],
+        reason=reason if reason != "finished" else (state.finished or "finished"),
+        state=state_name(state),
+        exit_code=code,
+        created=created,
+        simulated=document["simulated"],
+        runs=reports,
+        states=states,
+        requests=document["requests"] + document["cached"] + document.get("awaiting", 0),
+        bought=sum(s.rows for s in state.shards.values() if s.primary.phase not in UNSENT and s.primary.batch_id),
+        reused=document["cached"],
+        batches=sum(1 for _, a in state.attempts() if a.batch_id),
+        actual_usd=state.spent,
+        next_command=next_command,
+        details=tuple(details),
+        warnings=(*refreshed.warnings, *_set_aside(workspace, folder)),
+    )
+
+
+def _set_aside(workspace: Workspace, folder: PlanFolder) -> Iterator[str]:
+    """A sentence for each batch whose files held lines that answer none of its requests."""
+    for event in read(workspace.disk, folder.journal):
+        if event["kind"] == "closed" and event.get("strays"):
+            n = event["strays"]
+            where = folder.strays(event["shard"], event["attempt"])
+            yield (
+                f"{n:,} line{'' if n == 1 else 's'} of shard {event['shard']} attempt {event['attempt']} set aside: "
+                f"unreadable, for nobody here, or a second answer (see {where})"
+            )
+
+
+def run_reports(refreshed: Refreshed) -> tuple[RunReport, ...]:
+    """The catalog's summaries with their metrics."""
+    metrics: dict[str, list[MetricValue]] = {}
+    for m in refreshed.metrics:
+        metrics.setdefault(m.run_id, []).append(MetricValue(m.name, m.value, m.low, m.high, m.n, m.coverage, m.problem))
+    return tuple(
+        RunReport(
+            run_id=r.run_id,
+            provider=r.provider,
+            model=r.model,
+            overrides=r.overrides,
+            rows=r.rows,
+            states=r.states,
+            input_tokens=r.input_tokens,
+            output_tokens=r.output_tokens,
+            cost_usd=r.cost_usd,
+            metrics=tuple(metrics.get(r.run_id, ())),
+        )
+        for r in refreshed.runs
+    )
+
+
+def reports_of(folder: Path) -> tuple[RunReport, ...]:
+    """A plan's runs as its last refresh left them, from the summary in its folder; none before the first."""
+    from batchling import catalog
+
+    summary = catalog.read_summary(folder)
+    if summary is None:
+        return ()
+    return run_reports(Refreshed(None, summary.runs, summary.metrics, rebuilt=False))
+
+
+__all__ = ["Allowance", "advance", "field", "opened", "outcome", "reports_of", "run_reports"]

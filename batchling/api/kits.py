@@ -1,0 +1,184 @@
+"""From a plan's folder to what its lanes need at run time: schemas, prices, providers, embedded servers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from batchling import collect, config, providers, request, schema
+from batchling.disk import Disk
+from batchling.models import Price
+from batchling.providers import Provider
+from batchling.request import RequestBuilder
+from batchling.runner.caching import cached_tags, decode_cache
+from batchling.runner.folder import PlanFolder
+from batchling.runner.judging import Schemas
+from batchling.runner.points import LanePlan, is_local, lane_plan
+from batchling.runner.session import LaneKit
+from batchling.spec import Spec
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recorded:
+    """A plan as its folder records it.
+
+    Attributes:
+        specs: one run of each lane, by lane number; `schemas` by position.
+    """
+
+    folder: PlanFolder
+    document: dict[str, Any]
+    lanes: tuple[LanePlan, ...]
+    specs: Mapping[int, Spec]
+    schemas: Schemas
+
+    @property
+    def prices(self) -> dict[int, Price | None]:
+        return {lane.number: lane.price for lane in self.lanes}
+
+    def attempts(self) -> int:
+        """Times a row is asked at most."""
+        return max(int(run["config"]["retry"]["attempts"]) for run in self.document["runs"])
+
+
+def recorded(disk: Disk, folder: PlanFolder) -> Recorded:
+    """Loads a plan from its own copies of configs, prompts and schemas.
+
+    Raises:
+        UsageError: a file is missing or of another version.
+    """
+    document = folder.load(disk)
+    specs: dict[int, Spec] = {}
+    lanes: dict[int, LanePlan] = {}
+    schemas: dict[int, Any] = {}
+    for run in document["runs"]:
+        number, index = run["lane"], run["schema_index"]
+        spec = None
+        if number not in lanes or index not in schemas:
+            spec = config.load_spec(run["config"], folder.source, run["overrides"])
+        if index not in schemas and spec is not None:
+            schemas[index] = schema.compile(spec.config.output_schema, spec.schema_source)
+        price = None if run["price"] is None else Price(**run["price"])
+        longest = run["config"]["model"].get("max_output_tokens")
+        if number not in lanes and spec is not None:
+            specs[number] = spec
+            lanes[number] = lane_plan(number, spec, price)
+        else:
+            lanes[number] = lanes[number].covering(longest, price)
+    ordered = tuple(lanes[number].within(document["lanes"][number].get("learned_tokens")) for number in sorted(lanes))
+    return Recorded(folder, document, ordered, specs, schemas)
+
+
+def encoders(lanes: Sequence[LanePlan]) -> list[Provider]:
+    """For planning, which needs no key and no connection."""
+    return [offline(lane.spec) for lane in lanes]
+
+
+def encoders_with_keys(lanes: Sequence[LanePlan]) -> list[Provider]:
+    """For a plan that will be sent: the same, once every key is known to be there.
+
+    Raises:
+        ProviderError: a key's variable is not set; no plan is made then.
+    """
+    for lane in lanes:
+        if not is_local(lane.spec):
+            providers.key_of(lane.spec.config.provider)
+    return encoders(lanes)
+
+
+def offline(spec: Spec) -> Provider:
+    """A provider of which only `encode` and `decode` work."""
+    if spec.config.provider.adapter == "openai":
+        return _LinesOnly()  # type: ignore[return-value]
+    environ = {spec.config.provider.api_key_env or "": "planning-needs-no-key"}
+    return providers.connect(spec.config.provider, environ=environ)
+
+
+class _LinesOnly:
+    """The OpenAI form of lines, without a connection."""
+
+    encode = staticmethod(request.line)
+    decode = staticmethod(collect.decode)
+
+
+def kits(made: Recorded, stack: ExitStack, *, environ: Mapping[str, str] | None = None) -> tuple[LaneKit, ...]:
+    """Connects every lane; embedded servers are started and stop when `stack` closes.
+
+    Raises:
+        ProviderError: a key's variable is not set.
+    """
+    connected: dict[str, Provider] = {}
+    built = []
+    for lane in made.lanes:
+        spec = made.specs[lane.number]
+        provider = connected.get(lane.group)
+        if provider is None:
+            base_url = _embedded(made.folder, lane, stack) if is_local(spec) else None
+            provider = providers.connect(spec.config.provider, base_url=base_url, environ=environ)
+            connected[lane.group] = provider
+        builder = _repairer(made, lane)
+        built.append(
+            LaneKit(
+                lane=lane.lane(),
+                shape=lane.shape(provider.encode),
+                provider=provider,
+                schemas=made.schemas,
+                price=lane.price,
+                window=spec.config.provider.completion_window,
+                poll_seconds=lane.poll_seconds,
+                grace_seconds=spec.config.provider.capabilities.not_found_grace_seconds,
+                repair=builder.repair if builder is not None else None,
+                repair_key=request.repair_key,
+            )
+        )
+    return tuple(built)
+
+
+def _repairer(made: Recorded, lane: LanePlan) -> RequestBuilder | None:
+    runs = [run for run in made.document["runs"] if run["lane"] == lane.number]
+    if not any(run["config"]["retry"]["repair"] and run["schema"] is not None for run in runs):
+        return None
+    spec = made.specs[lane.number]
+    if spec.config.model.endpoint == "embeddings":
+        return None
+    run = next(run for run in runs if run["schema"] is not None)
+    return RequestBuilder(spec, run["columns"], made.schemas[run["schema_index"]])
+
+
+def _embedded(folder: PlanFolder, lane: LanePlan, stack: ExitStack) -> str:
+    """Starts the embedded server on the plan's own state."""
+    from batchling.local.options import ServerOptions
+    from batchling.local.server import start_in_process
+
+    engine = lane.spec.config.provider.engine
+    assert engine is not None
+    limits = lane.spec.config.provider.limits
+    server = start_in_process(
+        ServerOptions(
+            state_dir=folder.local / lane.slug,
+            engine=engine,
+            max_requests=limits.max_requests or 50_000,
+            enqueued_tokens=limits.enqueued_tokens,
+            creations_per_hour=limits.creations_per_hour,
+            concurrent_batches=limits.concurrent_batches,
+        )
+    )
+    stack.callback(server.stop)
+    return server.base_url
+
+
+def decode_cached(disk: Disk, made: Recorded, *, again: bool = False) -> None:
+    """Decodes reused answers by the plan's own schemas, where that is not done yet."""
+    for tag in cached_tags(disk, made.folder):
+        target = made.folder.responses / f"{tag}.decoded.jsonl"
+        if again or not disk.exists(target):
+            decode_cache(
+                disk,
+                made.folder,
+                made.schemas,
+                made.prices,
+                lambda lane: offline(made.specs[lane]).decode,
+                tag=tag,
+            )

@@ -1,0 +1,234 @@
+"""What the verbs return: plain values, ready for a person, for `--json`, or for a program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class LaneReport:
+    """What one provider and model is to be asked. USD None: no price known; tokens None: not counted.
+
+    Attributes:
+        runs: points whose requests are merged into these batches; split_by: the limits that make more than one batch.
+        enqueued_tokens: the limit that is kept; learned: a refusal taught it.
+        waves: rounds in which the batches go out, because of `waits_for`; 1: all at once.
+        best_seconds: how long it takes at best, under what `assumes` says; worst_seconds: if every round takes the whole
+            completion window; None: not known.
+        rpm, tpm, concurrency: what the `http` engine keeps; pacing_seconds: the least that takes.
+    """
+
+    provider: str
+    model: str
+    endpoint: str
+    requests: int
+    shards: int
+    bytes: int
+    input_tokens: int | None
+    tokens_by: str
+    max_usd: Decimal | None
+    price_source: str | None
+    runs: int = 1
+    split_by: tuple[str, ...] = ()
+    enqueued_tokens: int | None = None
+    learned: bool = False
+    concurrent_batches: int | None = None
+    creations_per_hour: int | None = None
+    waves: int | None = None
+    waits_for: str | None = None
+    best_seconds: float | None = None
+    worst_seconds: float | None = None
+    assumes: str = ""
+    rpm: int | None = None
+    tpm: int | None = None
+    concurrency: int | None = None
+    pacing_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A request as rendered: what exactly would be sent."""
+
+    row_id: str
+    key: str
+    body: Any
+
+
+@dataclass(frozen=True, slots=True)
+class PlanReport:
+    """What a plan comes to. Nothing was sent, nothing was written.
+
+    Attributes:
+        rows: rows x repeats over all runs; requests: to be sent; duplicates: rows folded into an equal request;
+            cached: answered before; awaiting: in flight in another plan.
+        same: plan id of the plan with this identity, and whether it is finished.
+    """
+
+    experiment: str
+    identity: str
+    runs: int
+    rows: int
+    requests: int
+    duplicates: int
+    cached: int
+    awaiting: int
+    lanes: tuple[LaneReport, ...]
+    estimated_usd: Decimal | None
+    max_usd: Decimal | None
+    budget_usd: Decimal | None
+    simulated: bool
+    shown: tuple[Shown, ...] = ()
+    same: str | None = None
+    same_state: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def shards(self) -> int:
+        return sum(lane.shards for lane in self.lanes)
+
+
+@dataclass(frozen=True, slots=True)
+class MetricValue:
+    """A metric over one run, with its 95 % interval; n rows it rests on, coverage their share."""
+
+    name: str
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    coverage: float
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """One run's rows by state, its tokens, cost and metrics."""
+
+    run_id: str
+    provider: str
+    model: str
+    overrides: str
+    rows: int
+    states: Mapping[str, int]
+    input_tokens: int | None
+    output_tokens: int | None
+    cost_usd: Decimal | None
+    metrics: tuple[MetricValue, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How `run`, `watch` or `cancel` ended.
+
+    Attributes:
+        reason: finished, cancelled, detached, awaiting, parked, refused, budget.
+        state: the plan's state in the catalog's words.
+        created: a new plan was made by this call.
+        bought: requests that were sent in this plan; reused: answers taken from earlier plans.
+        next_command: what goes on from here; None when nothing is left.
+        details: what went wrong, one sentence each.
+    """
+
+    plan_id: str
+    folder: Path
+    experiment: str
+    reason: str
+    state: str
+    exit_code: int
+    created: bool
+    simulated: bool
+    runs: tuple[RunReport, ...]
+    states: Mapping[str, int]
+    requests: int
+    bought: int
+    reused: int
+    batches: int
+    actual_usd: Decimal
+    next_command: str | None = None
+    details: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BatchStatus:
+    """One shard attempt. Times are Unix seconds; `age` seconds since it was created."""
+
+    shard: int
+    attempt: int
+    provider: str
+    model: str
+    phase: str
+    batch_id: str | None
+    requests: int
+    input_tokens: int | None
+    max_usd: Decimal | None
+    created_at: float | None
+    ended_at: float | None
+    reason: str | None
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PointStatus:
+    """One run: its rows x repeats by state, as of the last time that answers were read into the catalog."""
+
+    run_id: str
+    provider: str
+    model: str
+    overrides: tuple[str, ...]
+    records: int
+    states: Mapping[str, int]
+    cost_usd: Decimal | None
+
+
+@dataclass(frozen=True, slots=True)
+class LaneStatus:
+    """One provider, model and endpoint.
+
+    Attributes:
+        waiting, out, done: batches that are not sent, that are at the provider or not read yet, and that are read.
+        states: requests by state.
+        worst_usd: what is spent, and the worst case of what is out.
+        refused: why the provider takes nothing more; None: it does.
+    """
+
+    provider: str
+    model: str
+    endpoint: str
+    waiting: int
+    out: int
+    done: int
+    requests: int
+    states: Mapping[str, int]
+    input_tokens: int | None
+    actual_usd: Decimal
+    worst_usd: Decimal
+    refused: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlanStatus:
+    """One plan: where its batches, rows and money are. Read from its journal alone."""
+
+    plan_id: str
+    experiment: str
+    state: str
+    created_at: float
+    finished_at: float | None
+    runs: int
+    requests: int
+    cached: int
+    states: Mapping[str, int]
+    batches: tuple[BatchStatus, ...]
+    actual_usd: Decimal
+    worst_usd: Decimal
+    simulated: bool
+    holder: str | None = None
+    next_command: str | None = None
+    runs_detail: tuple[Mapping[str, Any], ...] = field(default=())
+    points: tuple[PointStatus, ...] = ()
+    lanes: tuple[LaneStatus, ...] = ()

@@ -1,0 +1,218 @@
+"""Where plans stand: read from their journals alone, so that it answers at once and while others work on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from batchling.api.outcome import BatchStatus, LaneStatus, PlanStatus, PointStatus
+from batchling.api.workspace import Workspace, state_name
+from batchling.errors import BatchlingError
+from batchling.ledger import UNRESOLVED, UNSENT, Phase, State
+from batchling.runner.folder import PlanFolder, folders
+
+
+@dataclass(frozen=True, slots=True)
+class PlanLine:
+    """One plan in a list.
+
+    Attributes:
+        states: of a finished plan its rows by state, of another its requests (equal rows once).
+        out: batches that may have been billed and are not collected.
+    """
+
+    plan_id: str
+    experiment: str
+    state: str
+    created_at: float
+    finished_at: float | None
+    runs: int
+    states: Mapping[str, int]
+    out: int
+    actual_usd: Decimal
+    simulated: bool
+    next_command: str | None
+
+    @property
+    def rows(self) -> int:
+        return sum(self.states.values())
+
+
+def status(plan: str | None = None, *, runs: Path) -> PlanStatus:
+    """Where one plan's batches, rows and money are; from its journal alone, while another process holds it too."""
+    workspace = Workspace(runs)
+    return plan_status(workspace, workspace.find(plan))
+
+
+def statuses(*, runs: Path) -> list[PlanStatus]:
+    """Every plan, oldest first."""
+    workspace = Workspace(runs)
+    return [plan_status(workspace, folder) for folder in folders(workspace.disk, runs)]
+
+
+def plan_status(workspace: Workspace, folder: PlanFolder) -> PlanStatus:
+    state = workspace.state(folder)
+    document = folder.load(workspace.disk)
+    batches = []
+    for shard, attempt in state.attempts():
+        lane = document["lanes"][shard.lane]
+        batches.append(
+            BatchStatus(
+                shard=shard.number,
+                attempt=attempt.number,
+                provider=lane["provider"],
+                model=lane["model"],
+                phase=str(attempt.phase),
+                batch_id=attempt.batch_id,
+                requests=shard.rows,
+                input_tokens=shard.input_tokens,
+                max_usd=shard.max_usd,
+                created_at=attempt.created_at,
+                ended_at=attempt.ended_at,
+                reason=attempt.reason or attempt.refusal,
+            )
+        )
+    states = dict(state.counts())
+    if document["cached"]:
+        states["reused"] = document["cached"]
+    name = state_name(state)
+    next_command = None
+    if not state.finished:
+        next_command = f"batchling watch {folder.plan_id}"
+        if name == "parked":
+            next_command = f"batchling resolve {folder.plan_id} --adopt BATCH_ID | --resubmit | --drop"
+    elif state.again:
+        next_command = document["command"]
+    return PlanStatus(
+        plan_id=folder.plan_id,
+        experiment=document["experiment"],
+        state=name,
+        created_at=document["created_at"],
+        finished_at=state.finished_at,
+        runs=len(document["runs"]),
+        requests=document["requests"],
+        cached=document["cached"],
+        states=states,
+        batches=tuple(batches),
+        actual_usd=state.spent,
+        worst_usd=state.worst(),
+        simulated=document["simulated"],
+        holder=None if state.finished else workspace.holder(folder),
+        next_command=next_command,
+        runs_detail=tuple(
+            {k: r[k] for k in ("run_id", "provider", "model", "overrides", "rows", "repeats")} for r in document["runs"]
+        ),
+        points=tuple(_points(folder, document)),
+        lanes=tuple(lane_statuses(state, document["lanes"])),
+    )
+
+
+def _points(folder: PlanFolder, document: Mapping[str, Any]) -> Iterator[PointStatus]:
+    from batchling.catalog import read_summary
+
+    summary = read_summary(folder.path)
+    known = {run.run_id: run for run in summary.runs} if summary is not None else {}
+    for run in document["runs"]:
+        records = run["rows"] * run["repeats"]
+        found = known.get(run["run_id"])
+        yield PointStatus(
+            run_id=run["run_id"],
+            provider=run["provider"],
+            model=run["model"],
+            overrides=tuple(run["overrides"]),
+            records=records,
+            states={"pending": records} if found is None else dict(found.states),
+            cost_usd=None if found is None else found.cost_usd,
+        )
+
+
+def lane_statuses(state: State, lanes: list[Mapping[str, Any]]) -> Iterator[LaneStatus]:
+    """Each provider and model of a plan; `lanes` as plan.json has them."""
+    for lane in lanes:
+        number = lane["lane"]
+        shards = [
+            s for s in state.shards.values() if s.lane == number and not (s.replanned and s.primary.batch_id is None)
+        ]
+        phases = [shard.primary.phase for shard in shards]
+        attempts = [a for s in state.shards.values() if s.lane == number for a in s.attempts]
+        spent = sum((a.usd for a in attempts), Decimal(0))
+        open_usd = (s.max_usd or Decimal(0) for s in shards for a in s.attempts if a.phase in UNRESOLVED)
+        tokens = [shard.input_tokens for shard in shards]
+        states = state.counts(number)
+        yield LaneStatus(
+            provider=lane["provider"],
+            model=lane["model"],
+            endpoint=lane["endpoint"],
+            waiting=sum(1 for phase in phases if phase in UNSENT or phase in (Phase.THROTTLED, Phase.ABSENT)),
+            out=sum(1 for phase in phases if phase in UNRESOLVED),
+            done=sum(1 for phase in phases if phase is Phase.CLOSED),
+            requests=sum(states.values()),
+            states=states,
+            input_tokens=None if None in tokens else sum(n for n in tokens if n is not None),
+            actual_usd=spent,
+            worst_usd=spent + sum(open_usd, Decimal(0)),
+            refused=state.fatal.get(number),
+        )
+
+
+def listing(*, runs: Path) -> list[PlanLine]:
+    """Every plan in a line, oldest first.
+
+    A finished plan never changes, so the summary in its folder is enough; only the others are replayed.
+    """
+    from batchling.catalog import plan_folders, read_summary
+
+    workspace = Workspace(runs)
+    lines = []
+    for path in plan_folders(runs):
+        summary = read_summary(path)
+        if summary is None or summary.stale or summary.plan.finished_at is None:
+            lines.append(_replayed(workspace, PlanFolder(path)))
+            continue
+        plan = summary.plan
+        states: dict[str, int] = {}
+        for run in summary.runs:
+            for name, n in run.states.items():
+                states[name] = states.get(name, 0) + n
+        lines.append(
+            PlanLine(
+                plan_id=plan.plan_id,
+                experiment=plan.experiment,
+                state=plan.state,
+                created_at=plan.created_at,
+                finished_at=plan.finished_at,
+                runs=plan.runs,
+                states=states,
+                out=0,
+                actual_usd=plan.actual_usd or Decimal(0),
+                simulated=plan.simulated,
+                next_command=None,
+            )
+        )
+    return lines
+
+
+def _replayed(workspace: Workspace, folder: PlanFolder) -> PlanLine:
+    try:
+        plan = plan_status(workspace, folder)
+    except BatchlingError as error:
+        # One damaged plan must not hide the others.
+        return PlanLine(
+            folder.plan_id, folder.plan_id[16:-7], "damaged", 0.0, None, 0, {}, 0, Decimal(0), False, str(error)
+        )
+    return PlanLine(
+        plan_id=plan.plan_id,
+        experiment=plan.experiment,
+        state=plan.state,
+        created_at=plan.created_at,
+        finished_at=plan.finished_at,
+        runs=plan.runs,
+        states=plan.states,
+        out=sum(1 for batch in plan.batches if batch.phase in UNRESOLVED),
+        actual_usd=plan.actual_usd,
+        simulated=plan.simulated,
+        next_command=plan.next_command,
+    )

@@ -1,0 +1,453 @@
+"""The verbs: plan, run, watch, status, cancel, resolve, du, rm. The command line is a thin shell over these."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from batchling import catalog, config, cost
+from batchling.api.execution import Allowance, advance, advance_all, opened, outcome
+from batchling.api.kits import encoders, encoders_with_keys
+from batchling.api.outcome import LaneReport, Outcome, PlanReport, PlanStatus, Shown
+from batchling.api.pruning import Agree, Pruned, collect_pruned
+from batchling.api.pruning import prune as prune_superseded
+from batchling.api.queueing import queues
+from batchling.api.standing import plan_status, status, statuses
+from batchling.api.workspace import Workspace, state_name
+from batchling.config import Project
+from batchling.errors import ProviderError, RefusedError, UsageError
+from batchling.ledger import UNSENT, Phase, State
+from batchling.runner.folder import folders
+from batchling.runner.planning import (
+    Draft,
+    count,
+    draft,
+    estimate_usd,
+    find_same,
+    forget,
+    known_keys,
+    open_plan,
+    worst_usd,
+)
+from batchling.runner.session import Observer, Session
+from batchling.spec import Spec
+
+Confirm = Callable[[str, Decimal | None], bool]
+"""(what is about to be sent, its worst case in USD or None when unknown) → whether to go on."""
+
+
+def specs_of(
+    experiment: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    multirun: bool = False,
+    sweep: Mapping[str, Any] | None = None,
+    project: Project | None = None,
+    config_dir: Path | None = None,
+) -> tuple[list[Spec], Path]:
+    """The runs that an experiment makes, and the folder that plans go to.
+
+    Raises:
+        ConfigError: something is wrong, with file and line.
+    """
+    place = project or config.find_project()
+    points = config.expand(
+        str(experiment), overrides, multirun=multirun, sweep=sweep, project=place, config_dir=config_dir
+    )
+    return [point.spec for point in points], points[0].runs(place)
+
+
+def plan(
+    experiment: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    multirun: bool = False,
+    sweep: Mapping[str, Any] | None = None,
+    show: int = 0,
+    fresh: bool = False,
+    retry: Sequence[str] = (),
+    project: Project | None = None,
+    config_dir: Path | None = None,
+) -> PlanReport:
+    """Composes, compiles, counts and prices. Sends nothing; leaves nothing in the project.
+
+    Args:
+        experiment: a folder with a config.yaml, a .yaml file, or a bare name in `experiments/`.
+        overrides: in Hydra's grammar.
+        multirun: whether overrides may sweep (`model=a,b`).
+        sweep: grid, zip, points and exclude, in place of the experiment's `sweep:`.
+        show: how many requests to show as rendered.
+
+    Raises:
+        UsageError: config, data, prompt, schema or metrics are wrong.
+        RefusedError: the worst case is above the budget.
+    """
+    specs, runs = specs_of(
+        experiment, overrides, multirun=multirun, sweep=sweep, project=project, config_dir=config_dir
+    )
+    return plan_specs(specs, runs, show=show, fresh=fresh, retry=retry)
+
+
+def plan_specs(
+    specs: Sequence[Spec], runs: Path, *, show: int = 0, fresh: bool = False, retry: Sequence[str] = ()
+) -> PlanReport:
+    """`plan`, for specs that are composed already."""
+    from batchling.runner.planning import refuse_over_budget
+
+    workspace = Workspace(runs)
+    with tempfile.TemporaryDirectory(prefix="batchling-plan-") as folder:
+        made = draft(specs, Path(folder), runs, now=workspace.clock.now())
+        known = known_keys(workspace.disk, runs, made, fresh=fresh, retry=frozenset(retry))
+        totals = count(made, known, encoders(made.lanes), show=show)
+        refuse_over_budget(made, totals)
+    same = find_same(workspace.disk, runs, made.identity)
+    lanes = []
+    for lane, tally, queue in zip(made.lanes, totals.lanes, queues(made.lanes, totals.lanes), strict=True):
+        lanes.append(
+            LaneReport(
+                provider=lane.spec.config.provider.name,
+                model=lane.model,
+                endpoint=lane.path,
+                requests=tally.requests,
+                shards=tally.shards,
+                bytes=tally.bytes,
+                input_tokens=tally.input_tokens,
+                tokens_by=next(p.counter.note or p.counter.name for p in made.points if p.lane == lane.number),
+                max_usd=tally.worst_usd,
+                price_source=None if lane.price is None else lane.price.source,
+                runs=sum(1 for point in made.points if point.lane == lane.number),
+                split_by=tally.split_by,
+                enqueued_tokens=lane.enqueued_tokens,
+                learned=lane.learned_tokens is not None and lane.learned_tokens == lane.enqueued_tokens,
+                concurrent_batches=lane.concurrent_batches,
+                creations_per_hour=lane.creations_per_hour,
+                waves=queue.waves,
+                waits_for=queue.because,
+                best_seconds=queue.best_seconds,
+                worst_seconds=queue.worst_seconds,
+                assumes=queue.assumes,
+                rpm=queue.rpm,
+                tpm=queue.tpm,
+                concurrency=queue.concurrency,
+                pacing_seconds=queue.pacing_seconds,
+            )
+        )
+    return PlanReport(
+        experiment=made.name,
+        identity=made.identity,
+        runs=len(made.points),
+        rows=totals.rows,
+        requests=totals.requests,
+        duplicates=totals.duplicates,
+        cached=totals.cached,
+        awaiting=totals.awaiting,
+        lanes=tuple(lanes),
+        estimated_usd=estimate_usd(made, totals),
+        max_usd=worst_usd(totals),
+        budget_usd=made.budget,
+        simulated=made.simulated,
+        shown=tuple(Shown(row, key, orjson.loads(body)) for row, key, body in totals.shown),
+        same=same[0].plan_id if same else None,
+        same_state=state_name(same[1]) if same else None,
+        notes=_notes(made),
+    )
+
+
+def _notes(made: Draft) -> tuple[str, ...]:
+    notes = []
+    for point in made.points:
+        if point.schema is not None and point.schema.unsent:
+            notes.append(f"only checked here, not sent to the model: {', '.join(point.schema.unsent)}")
+    return tuple(dict.fromkeys(notes))
+
+
+def run(
+    experiment: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    multirun: bool = False,
+    sweep: Mapping[str, Any] | None = None,
+    detach: bool = False,
+    fresh: bool = False,
+    retry: Sequence[str] = (),
+    prune: bool | Agree = False,
+    confirm: Confirm | None = None,
+    observer: Observer | None = None,
+    command: str | None = None,
+    project: Project | None = None,
+    config_dir: Path | None = None,
+) -> Outcome:
+    """Plans, submits, waits, collects, validates. Run again, it goes on, or finds everything answered.
+
+    Args:
+        detach: return when everything that can be sent now is sent.
+        fresh: buy again what was answered before.
+        retry: record states whose rows are asked again: invalid, truncated, refused, filtered, error.
+        prune: cancel the batches of older unfinished plans of this experiment that no plan wants any more; a function
+            is asked first, with what it is in words.
+        confirm: asked before more than `budget.confirm_usd` may be spent; None: that is allowed.
+        observer: hears what happens.
+        command: how a person would say this call again.
+
+    Raises:
+        UsageError, RefusedError, ProviderError, LockedError, DetachedError: see `batchling.errors`.
+    """
+    specs, runs = specs_of(
+        experiment, overrides, multirun=multirun, sweep=sweep, project=project, config_dir=config_dir
+    )
+    if command is None:
+        command = " ".join(["batchling run", str(experiment), *overrides, *(["-m"] if multirun else [])])
+    return run_specs(
+        specs,
+        runs,
+        command=command,
+        detach=detach,
+        fresh=fresh,
+        retry=retry,
+        prune=prune,
+        confirm=confirm,
+        observer=observer,
+    )
+
+
+def run_specs(
+    specs: Sequence[Spec],
+    runs: Path,
+    *,
+    command: str,
+    detach: bool = False,
+    fresh: bool = False,
+    retry: Sequence[str] = (),
+    prune: bool | Agree = False,
+    confirm: Confirm | None = None,
+    observer: Observer | None = None,
+) -> Outcome:
+    """`run`, for specs that are composed already."""
+    workspace = Workspace(runs)
+    budgets = [s.config.budget.usd for s in specs if s.config.budget.usd is not None]
+    allow = Allowance(
+        budget_usd=Decimal(str(min(budgets))) if budgets else None,
+        resubmit_usd=min(Decimal(str(s.config.retry.resubmit_usd)) for s in specs),
+        attempts=max(s.config.retry.attempts for s in specs),
+    )
+    threshold = Decimal(str(min(s.config.budget.confirm_usd for s in specs)))
+    opened_plan = open_plan(
+        workspace.disk,
+        workspace.clock,
+        runs,
+        specs,
+        encoders_with_keys,
+        command=command,
+        fresh=fresh,
+        retry=retry,
+        refresh_stale=workspace.refresh_stale,
+    )
+    created = opened_plan.how == "created"
+    pruned = Pruned()
+
+    def ask(session: Session) -> None:
+        nonlocal pruned
+        if confirm is not None:
+            _ask(session.state, threshold, confirm)
+        if prune:
+            pruned = prune_superseded(workspace, session.folder, prune if callable(prune) else None, observer)
+
+    try:
+        found = advance(
+            workspace, opened_plan.folder, created=created, detach=detach, allow=allow, observer=observer, before=ask
+        )
+    except (RefusedError, ProviderError):
+        # Not confirmed, or a key is missing: a plan of which nothing was sent must not hold its keys.
+        if created and all(a.phase is Phase.PLANNED for _, a in workspace.state(opened_plan.folder).attempts()):
+            forget(opened_plan.folder)
+            catalog.forget(runs, opened_plan.folder.plan_id)
+        raise
+    notes = list(pruned.notes)
+    if pruned.plans and not detach:
+        notes += collect_pruned(workspace, pruned, observer)
+    return replace(found, warnings=(*found.warnings, *notes)) if notes else found
+
+
+def _ask(state: State, threshold: Decimal, confirm: Confirm) -> None:
+    """Asks before what was never sent is sent."""
+    unsent = [s for s in state.shards.values() if s.current.phase in UNSENT and not s.replanned]
+    if not unsent:
+        return
+    known = [s.max_usd for s in unsent if s.max_usd is not None]
+    worst = sum(known, Decimal(0)) if len(known) == len(unsent) else None
+    if worst is not None and worst <= threshold:
+        return
+    requests = sum(s.rows for s in unsent)
+    what = f"{requests:,} requests in {len(unsent)} batches"
+    if not confirm(what, worst):
+        cost_text = "a price that is not known" if worst is None else f"up to {worst:.4f} USD"
+        raise RefusedError(
+            f"not confirmed: {what} for {cost_text}; nothing was sent",
+            next_command="run the same command with --yes, or raise budget.confirm_usd",
+        )
+
+
+def watch(
+    plan: str | None = None,
+    *,
+    runs: Path,
+    detach: bool = False,
+    confirm: Confirm | None = None,
+    observer: Observer | None = None,
+) -> list[Outcome]:
+    """Goes on with a plan, or with every unfinished plan.
+
+    Of several plans, one that cannot go on (a key is missing, its disk is full) is an outcome and does not stop the others.
+
+    Args:
+        confirm: asked before a plan is sent of which nothing was sent yet; None: that is allowed.
+
+    Raises:
+        LockedError: another process holds the plan that was named, or every unfinished plan.
+        RefusedError: sending the plan that was named was not confirmed.
+    """
+    workspace = Workspace(runs)
+
+    def ask(session: Session) -> None:
+        # A plan of which something was sent was confirmed then.
+        if confirm is not None and not any(a.intent_at for _, a in session.state.attempts()):
+            config = [r["config"]["budget"]["confirm_usd"] for r in session.folder.load(session.disk)["runs"]]
+            _ask(session.state, Decimal(str(min(config))), confirm)
+
+    if plan is not None:
+        folder = workspace.find(plan)
+        return [advance(workspace, folder, detach=detach, observer=observer, before=ask)]
+    left = [folder for folder in folders(workspace.disk, runs) if not workspace.state(folder).finished]
+    done = []
+    for ended, error in advance_all(workspace, left, detach=detach, observer=observer, before=ask):
+        if error is not None:
+            details = (f"{ended.plan_id}: {error.message}", *ended.details)
+            again = error.next_command or f"batchling watch {ended.plan_id}"
+            ended = replace(ended, exit_code=error.exit_code, details=details, next_command=again)
+        done.append(ended)
+    return done
+
+
+def cancel(plan: str | None = None, *, runs: Path, observer: Observer | None = None) -> Outcome:
+    """Cancels at the provider, waits for the terminal state, collects what was paid.
+
+    Raises:
+        LockedError: another process holds the plan.
+    """
+    workspace = Workspace(runs)
+    folder = workspace.find(plan, unfinished=plan is None)
+    if workspace.state(folder).finished:
+        return outcome(workspace, folder, workspace.state(folder), "finished", created=False)
+
+    def request(session: Session) -> None:
+        if not session.state.cancel_requested:
+            session.record({"kind": "cancel_requested"})
+
+    return advance(workspace, folder, observer=observer, before=request)
+
+
+def resolve(
+    plan: str | None = None,
+    *,
+    runs: Path,
+    decision: str,
+    batch_id: str | None = None,
+    shard: int | None = None,
+    force: bool = False,
+) -> PlanStatus:
+    """A person's decision for parked submissions.
+
+    Args:
+        decision: adopt (it is this batch), resubmit (it did not happen), or drop (leave its rows).
+        shard: which, when several are parked.
+
+    Raises:
+        UsageError: nothing is parked, or the decision does not fit.
+    """
+    from batchling.runner import resolving
+
+    workspace = Workspace(runs)
+    folder = workspace.find(plan, unfinished=plan is None)
+    with opened(workspace, folder) as session:
+        parked = [s.number for s, a in session.state.attempts() if a.phase is Phase.PARKED]
+        if shard is not None:
+            parked = [number for number in parked if number == shard]
+        if not parked:
+            raise UsageError(
+                f"nothing is parked in {folder.plan_id}" + (f" with shard {shard}" if shard is not None else ""),
+                next_command=f"batchling status {folder.plan_id}",
+            )
+        if decision == "adopt":
+            if len(parked) > 1:
+                raise UsageError(
+                    f"shards {', '.join(map(str, parked))} are parked: say which", next_command="--shard N"
+                )
+            if not batch_id:
+                raise UsageError("--adopt needs the batch's id")
+            resolving.adopt(session, parked[0], batch_id, force=force)
+        else:
+            for number in parked:
+                (resolving.resubmit if decision == "resubmit" else resolving.drop)(session, number)
+    workspace.refresh(folder)
+    return plan_status(workspace, folder)
+
+
+def remove(plan: str, *, runs: Path, keep_answers: bool = False, force: bool = False) -> int:
+    """Removes a finished plan's files; returns the bytes freed. Its answers stay reusable only with `keep_answers`.
+
+    Raises:
+        UsageError: the plan is not finished (its batches would be lost).
+    """
+    workspace = Workspace(runs)
+    folder = workspace.find(plan)
+    state = workspace.state(folder)
+    if not state.finished and not all(a.phase in UNSENT for _, a in state.attempts()):
+        raise UsageError(
+            f"plan {folder.plan_id} is not finished: what was paid for would be lost",
+            next_command=f"batchling watch {folder.plan_id}   or   batchling cancel {folder.plan_id}",
+        )
+    lock = workspace.disk.lock(folder.lock)
+    try:
+        before = size_of(folder.path)
+        if keep_answers:
+            catalog.forget(runs, folder.plan_id, keep_answers=True)
+        else:
+            catalog.forget(runs, folder.plan_id)
+        for path in catalog.removable(folder.path, keep_answers=keep_answers):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        return before - (size_of(folder.path) if folder.path.exists() else 0)
+    finally:
+        lock.release()
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+__all__ = [
+    "Confirm",
+    "cancel",
+    "cost",
+    "plan",
+    "plan_specs",
+    "plan_status",
+    "remove",
+    "resolve",
+    "run",
+    "run_specs",
+    "specs_of",
+    "status",
+    "statuses",
+    "watch",
+]

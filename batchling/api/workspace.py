@@ -1,0 +1,163 @@
+"""A runs folder and what keeps its catalog in step with its plans."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from batchling.catalog import references
+from batchling.clock import Clock, RealClock
+from batchling.disk import Disk, RealDisk
+from batchling.errors import LockedError, UsageError
+from batchling.journal import read
+from batchling.ledger import UNRESOLVED, UNSENT, Phase, State, replay
+from batchling.runner.folder import PlanFolder, folders
+
+# `batchling status` needs none of what refreshes and decodes: that is imported where it is used.
+if TYPE_CHECKING:
+    from batchling.api.kits import Recorded
+    from batchling.catalog.rows import Refreshed, ShardRow
+    from batchling.runner.session import LaneKit
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """The runs folder, with the disk and the clock that everything in it goes through."""
+
+    runs: Path
+    disk: Disk = field(default_factory=RealDisk)
+    clock: Clock = field(default_factory=RealClock)
+
+    def find(self, reference: str | None, *, unfinished: bool = False) -> PlanFolder:
+        """A plan by its id or the beginning of it, a run id, or an experiment's name (its newest). None: the newest.
+
+        Raises:
+            UsageError: there is none, or several.
+        """
+        if reference is not None:
+            return PlanFolder(references.resolve(self.runs, reference).plan_dir)
+        every = folders(self.disk, self.runs)
+        if unfinished:
+            every = [f for f in every if not self.state(f).finished]
+        if not every:
+            what = "unfinished plan" if unfinished else "plan"
+            raise UsageError(f"there is no {what} in {self.runs}", next_command="batchling run EXPERIMENT")
+        return every[-1]
+
+    def state(self, folder: PlanFolder) -> State:
+        return replay(read(self.disk, folder.journal))
+
+    def holder(self, folder: PlanFolder) -> str | None:
+        """Who holds the plan now; None: nobody."""
+        if not self.disk.exists(folder.lock):
+            return None
+        try:
+            self.disk.lock(folder.lock).release()
+        except LockedError as error:
+            return error.message.removeprefix("held by ")
+        return None
+
+    def refresh(self, folder: PlanFolder, *, force: bool = False) -> Refreshed:
+        """Brings the plan's rows in the catalog, and its records.parquet, up to its journal and files."""
+        from batchling import catalog
+        from batchling.catalog.rows import EventRow
+
+        size = self.disk.size(folder.journal)
+        events = read(self.disk, folder.journal)
+        state = replay(events)
+        return catalog.refresh(
+            self.runs,
+            folder.path,
+            state=state_name(state),
+            finished_at=state.finished_at,
+            shards=list(shard_rows(state)),
+            events=[EventRow.of(event) for event in events],
+            actual_usd=state.spent,
+            journal_bytes=size,
+            force=force,
+        )
+
+    def refresh_stale(self) -> list[PlanFolder]:
+        """Refreshes every plan that moved on since the catalog saw it (all of them when there is no catalog)."""
+        from batchling import catalog
+
+        if not self.disk.exists(self.runs):
+            return []
+        catalog.ensure(self.runs)
+        done = []
+        behind = catalog.stale(self.runs)
+        for plan_id in behind.gone:
+            catalog.forget(self.runs, plan_id)
+        for path in behind.moved_on:
+            done.append(PlanFolder(path))
+            self.refresh(done[-1])
+        return done
+
+    def rebuild(self, folder: PlanFolder) -> Refreshed:
+        """Decodes the raw files again with the plan's own schemas, then rebuilds its rows in the catalog."""
+        from batchling.api.kits import decode_cached, recorded
+        from batchling.runner.gathering import decode_attempt
+
+        made = recorded(self.disk, folder)
+        state = self.state(folder)
+        for shard, attempt in state.attempts():
+            if attempt.phase is Phase.CLOSED:
+                decode_attempt(self.disk, folder, _offline_kit(made, shard.lane), shard, attempt)
+        decode_cached(self.disk, made, again=True)
+        return self.refresh(folder, force=True)
+
+
+def _offline_kit(made: Recorded, lane: int) -> LaneKit:
+    from batchling.api.kits import offline
+    from batchling.runner.session import LaneKit
+
+    plan = made.lanes[lane]
+    provider = offline(made.specs[lane])
+    return LaneKit(
+        lane=plan.lane(),
+        shape=plan.shape(provider.encode),
+        provider=provider,
+        schemas=made.schemas,
+        price=plan.price,
+        window="",
+        poll_seconds=plan.poll_seconds,
+    )
+
+
+def state_name(state: State) -> str:
+    """The plan's state in one word: finished, cancelled, parked, refused, waiting or planned."""
+    if state.finished:
+        return state.finished
+    phases = {attempt.phase for _, attempt in state.attempts()}
+    if Phase.PARKED in phases:
+        return "parked"
+    if phases & UNRESOLVED:
+        return "waiting"
+    if state.fatal:
+        return "refused"
+    return "planned" if phases <= UNSENT else "waiting"
+
+
+def shard_rows(state: State) -> Iterable[ShardRow]:
+    """The ledger's attempts in the catalog's words."""
+    from batchling.catalog.rows import ShardRow
+
+    for shard, attempt in state.attempts():
+        yield ShardRow(
+            shard=shard.number,
+            attempt=attempt.number,
+            lane=shard.lane,
+            state=str(attempt.phase),
+            row_attempt=shard.row_attempt,
+            batch_id=attempt.batch_id,
+            input_file_id=attempt.file_id,
+            reason=attempt.reason or attempt.refusal,
+            requests=shard.rows,
+            bytes=shard.bytes,
+            input_tokens=shard.input_tokens,
+            submitted_at=attempt.created_at,
+            ended_at=attempt.ended_at,
+            replaced=shard.replanned and attempt.phase is Phase.DROPPED,
+        )

@@ -1,0 +1,196 @@
+"""A plan's folder, as the catalog reads it: the document, and the files that rows are made from."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from batchling.errors import CatalogError
+
+SPILL = ".staging-"
+"""Prefix of the folder that a rebuild spills to, inside the plan's folder; the process id follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """What requests of one batch share: provider, base URL, endpoint path and model."""
+
+    provider: str
+    base_url: str
+    endpoint: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """One run of the document, with its paths.
+
+    Attributes:
+        output_type: DuckDB type of a valid output; None for plain text.
+        metrics: name → DuckDB expression.
+    """
+
+    run_id: str
+    lane: int
+    overrides: tuple[str, ...]
+    provider: str
+    model: str
+    endpoint: str
+    config: Mapping[str, Any]
+    config_sha256: str | None
+    prompt_sha256: str | None
+    data_sha256: str | None
+    data: Path
+    manifest: Path
+    rows: int
+    repeats: int
+    output_type: str | None
+    metrics: Mapping[str, str]
+    schema_index: int = 0  # position of its schema among the plan's
+
+    @property
+    def override_text(self) -> str:
+        """The overrides as they would be typed."""
+        return shlex.join(self.overrides)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanFiles:
+    """plan.json, read, and the folder it is in."""
+
+    path: Path
+    document: Mapping[str, Any]
+    lanes: tuple[Lane, ...]
+    runs: tuple[RunFiles, ...]
+
+    @property
+    def plan_id(self) -> str:
+        return str(self.document["plan_id"])
+
+    @property
+    def experiment(self) -> str:
+        return str(self.document["experiment"])
+
+    @property
+    def records(self) -> Path:
+        return self.path / "records.parquet"
+
+    @property
+    def emptied(self) -> bool:
+        """Only the answers were kept (`rm --keep-answers`): the rows are gone, so there are no records to build."""
+        return any(not run.data.exists() for run in self.runs)
+
+    def decoded(self) -> list[Path]:
+        """Decoded responses, the cache's first, then by shard and attempt."""
+        return sorted((self.path / "responses").glob("*.decoded.jsonl"), key=_place)
+
+    def judged_again(self) -> list[Path]:
+        """Answers once more, as the schemas of further runs see them that share requests; in the order of `decoded`."""
+        return sorted((self.path / "responses").glob("*.also.jsonl"), key=_place)
+
+    def indexes(self) -> list[Path]:
+        """Lists of the requests in each shard; requests held back for another plan are in none yet."""
+        return sorted((self.path / "requests").glob("[0-9]*.index.csv"))
+
+    def journal_bytes(self) -> int:
+        return size_of(self.path / "journal.jsonl")
+
+    def content(self) -> str:
+        """Fingerprint (hex) of the files that requests, responses and records are made from: names, sizes, times."""
+        seen = hashlib.sha256()
+        files = [self.path / "plan.json", *self.indexes(), *self.decoded(), *self.judged_again()]
+        files += sorted({run.data for run in self.runs} | {run.manifest for run in self.runs})
+        for file in files:
+            try:
+                stat = file.stat()
+            except FileNotFoundError:
+                continue
+            seen.update(f"{file.relative_to(self.path)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        return seen.hexdigest()
+
+
+def _place(path: Path) -> tuple[int, int]:
+    """Shard and attempt in a name such as 0001.2.decoded.jsonl; the cache comes first."""
+    parts = path.name.split(".")
+    return (0, 0) if parts[0] == "cache" else (int(parts[0]), int(parts[1]))
+
+
+def load(plan_dir: Path) -> PlanFiles:
+    """Reads plan.json.
+
+    Raises:
+        CatalogError: it is not there, not JSON, or of another version.
+    """
+    path = plan_dir / "plan.json"
+    try:
+        document = orjson.loads(path.read_bytes())
+    except OSError as error:
+        raise CatalogError(f"the plan cannot be read: {error.strerror}", where=str(path)) from error
+    except ValueError as error:
+        raise CatalogError(f"plan.json is not JSON: {error}", where=str(path)) from error
+    if not isinstance(document, dict) or document.get("version") != 1:
+        raise CatalogError("plan.json is of another version of batchling", where=str(path))
+    lanes = tuple(
+        Lane(
+            str(lane["provider"]), str(lane.get("base_url") or ""), str(lane.get("endpoint") or ""), str(lane["model"])
+        )
+        for lane in document["lanes"]
+    )
+    return PlanFiles(plan_dir, document, lanes, tuple(_run(plan_dir, run) for run in document["runs"]))
+
+
+def _run(plan_dir: Path, run: Mapping[str, Any]) -> RunFiles:
+    return RunFiles(
+        run_id=str(run["run_id"]),
+        lane=int(run.get("lane", 0)),
+        overrides=tuple(run.get("overrides") or ()),
+        provider=str(run["provider"]),
+        model=str(run["model"]),
+        endpoint=str(run["endpoint"]),
+        config=run.get("config") or {},
+        config_sha256=run.get("config_sha256"),
+        prompt_sha256=run.get("prompt_sha256"),
+        data_sha256=run.get("data_sha256"),
+        data=plan_dir / str(run["data"]),
+        manifest=plan_dir / "manifest" / f"{run['run_id']}.csv",
+        rows=int(run["rows"]),
+        repeats=int(run.get("repeats") or 1),
+        output_type=run.get("output_type"),
+        schema_index=int(run.get("schema_index") or 0),
+        metrics=run.get("metrics") or {},
+    )
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file; 0 when there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def plan_folders(runs: Path) -> list[Path]:
+    """Folders that hold a plan, oldest first: their names begin with the time. Cheap for thousands."""
+    try:
+        with os.scandir(runs) as entries:
+            names = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
+    except FileNotFoundError:
+        return []
+    return [runs / name for name in names if (runs / name / "plan.json").exists()]
+
+
+def listed(paths: Sequence[Path]) -> str:
+    """Paths as a SQL list for DuckDB's readers, whose pattern characters are taken literally."""
+    from batchling.duck import literal
+
+    def plain(path: Path) -> str:
+        return str(path).replace("[", "[[]").replace("*", "[*]").replace("?", "[?]")
+
+    return literal([plain(path) for path in paths])

@@ -1,0 +1,15 @@
+"""The command line: a thin shell over `batchling.api`.
+
+`main` is the console script. Nothing but the standard library is imported before it knows what it was asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code. `argv` without the program's name; None: the process's own."""
+    from batchling.cli.process import run
+
+    return run(argv)

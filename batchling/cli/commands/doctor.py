@@ -1,0 +1,264 @@
+"""`batchling doctor`: is everything there that a run needs?"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from batchling.cli.figures import plural, size
+from batchling.cli.screen import width
+from batchling.cli.shell import Shell, common, pass_shell
+from batchling.cli.table import table
+from batchling.errors import BatchlingError, CallError
+
+EVERY = "*"
+PACKAGES = ("openai", "duckdb", "pydantic", "hydra-core", "omegaconf", "tiktoken", "genai-prices", "orjson", "click")
+LITTLE_SPACE = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at. `fail` stops runs, `warn` may."""
+
+    name: str
+    state: Literal["ok", "warn", "fail"]
+    detail: str
+    next_command: str | None = None
+
+
+@click.command("doctor")
+@click.option(
+    "--rebuild",
+    is_flag=False,
+    flag_value=EVERY,
+    metavar="[PLAN]",
+    help="Decode the raw files again, of one plan or of all, and rebuild their part of the catalog. Sends nothing.",
+)
+@click.option("--offline", is_flag=True, help="Do not ask providers whether they can be reached.")
+@common
+@pass_shell
+def doctor_command(shell: Shell, rebuild: str | None, offline: bool) -> int:
+    """Check keys, tokenizer data, disk, catalog and providers. Exit code 1 when a check fails."""
+    if rebuild is not None:
+        return _rebuild(shell, None if rebuild == EVERY else rebuild)
+    checks = []
+    for check in every_check(shell, offline=offline):
+        checks.append(check)
+        shell.note(f"{check.name}: {check.state}")
+    failed = any(check.state == "fail" for check in checks)
+    if shell.json:
+        from batchling.cli.document import write
+
+        write(shell, {"ok": not failed, "checks": checks})
+    else:
+        rows = [[c.state, c.name, c.detail + (f"   next: {c.next_command}" if c.next_command else "")] for c in checks]
+        shell.out(table(["", "check", "found"], rows, width=width(), longest=400))
+    return 1 if failed else 0
+
+
+def every_check(shell: Shell, *, offline: bool) -> Iterator[Check]:
+    """All checks, each made when it is asked for; one that breaks is a failed one."""
+    made: list[tuple[str, Callable[[], list[Check]]]] = [
+        ("versions", _versions),
+        ("project", lambda: _project(shell)),
+        ("disk", lambda: _disk(shell.runs)),
+        ("catalog", lambda: _catalog(shell.runs)),
+        ("plans", lambda: _plans(shell.runs)),
+        ("tokenizer", _tokenizer),
+        ("embedded server", _embedded),
+        ("providers", lambda: _providers(shell, offline=offline)),
+    ]
+    for name, make in made:
+        try:
+            yield from make()
+        except BatchlingError as error:
+            yield Check(name, "fail", error.message, error.next_command)
+        except Exception as error:
+            yield Check(name, "fail", f"{type(error).__name__}: {error}")
+
+
+def _versions() -> list[Check]:
+    found = [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
+    python = ".".join(map(str, sys.version_info[:3]))
+    return [
+        Check(
+            "versions",
+            "ok",
+            f"batchling {importlib.metadata.version('batchling')}, Python {python}, " + ", ".join(found),
+        )
+    ]
+
+
+def _project(shell: Shell) -> list[Check]:
+    from batchling.config import experiment_names
+
+    project = shell.project
+    names = experiment_names(project)
+    what = f"{project.root}: " + (f"experiments {', '.join(names)}" if names else "no experiments")
+    return [Check("project", "ok" if names else "warn", what, None if names else "batchling init")]
+
+
+def _disk(runs: Path) -> list[Check]:
+    there = next(folder for folder in (runs, *runs.parents) if folder.is_dir())
+    free = shutil.disk_usage(there).free
+    try:
+        with tempfile.NamedTemporaryFile(dir=there, prefix=".doctor-") as file:
+            file.write(b"x")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        hint = "make the folder writable, or set BATCHLING_RUNS to one that is"
+        return [Check("disk", "fail", f"{there}: {error.strerror}", hint)]
+    state: Literal["ok", "warn"] = "warn" if free < LITTLE_SPACE else "ok"
+    return [Check("disk", state, f"{runs}: writable, {size(free)} free")]
+
+
+def _catalog(runs: Path) -> list[Check]:
+    from batchling import catalog
+
+    if not (runs / "catalog.duckdb").exists():
+        return [Check("catalog", "ok", "none yet; the next command makes it")]
+    behind = catalog.stale(runs)
+    try:
+        known = len(catalog.plans(runs))
+    except BatchlingError as error:
+        return [
+            Check("catalog", "warn", f"{error.message}; it is a view, nothing is lost", "batchling doctor --rebuild")
+        ]
+    late = len(behind.moved_on) + len(behind.gone)
+    detail = plural(known, "plan") + (f", {late} to bring up to date by the next command" if late else "")
+    return [Check("catalog", "ok", detail)]
+
+
+def _plans(runs: Path) -> list[Check]:
+    from batchling.api.standing import listing
+
+    checks = []
+    plans = listing(runs=runs)
+    for plan in plans:
+        if plan.state == "damaged":
+            checks.append(Check("plan", "fail", f"{plan.plan_id}: {plan.next_command}"))
+        elif plan.state == "parked":
+            checks.append(Check("plan", "warn", f"{plan.plan_id}: parked, a person has to decide", plan.next_command))
+        elif plan.finished_at is None:
+            checks.append(Check("plan", "ok", f"{plan.plan_id}: {plan.state}", plan.next_command))
+    return checks or [Check("plans", "ok", f"{plural(len(plans), 'plan')}, all finished")]
+
+
+def _tokenizer() -> list[Check]:
+    from batchling.tokens.vocabulary import encoding
+
+    checks = []
+    for name in ("o200k_base", "cl100k_base"):
+        found, reason = encoding(name)
+        if found is not None:
+            checks.append(Check("tokenizer", "ok", f"{name}: at hand"))
+        else:
+            hint = "pip install bpe-openai, or set TIKTOKEN_CACHE_DIR to a folder that holds it"
+            checks.append(
+                Check("tokenizer", "warn", f"{name}: not at hand ({reason}); tokens are estimated from bytes", hint)
+            )
+    return checks
+
+
+def _embedded() -> list[Check]:
+    from batchling.local.options import ServerOptions
+    from batchling.local.server import start_in_process
+
+    with (
+        tempfile.TemporaryDirectory(prefix="batchling-doctor-") as folder,
+        start_in_process(ServerOptions(state_dir=Path(folder))) as server,
+    ):
+        return [Check("embedded server", "ok", f"answers on {server.base_url}")]
+
+
+def _providers(shell: Shell, *, offline: bool) -> list[Check]:
+    from batchling.config.project import shipped_conf
+
+    folders = [folder for folder in (shell.project.conf, shipped_conf()) if folder is not None]
+    names = sorted({path.stem for folder in folders for path in (folder / "provider").glob("*.yaml")})
+    return [_provider(shell, name, offline=offline) for name in names if name != "local"]
+
+
+def _provider(shell: Shell, name: str, *, offline: bool) -> Check:
+    """Is its key set, and does it answer a question that costs nothing?"""
+    from batchling import providers
+    from batchling.config import from_values
+
+    title = f"provider {name}"
+    document = {
+        "name": "doctor",
+        "data": {"rows": [{"x": 1}]},
+        "model": "none",
+        "provider": name,
+        "prompt": {"messages": [{"role": "user", "content": "not sent"}]},
+    }
+    try:
+        config = from_values(document, shell.project.root).config.provider
+        variable = config.api_key_env
+        if not config.base_url:
+            return Check(title, "ok", "not in use: it has no base URL", "set provider.base_url")
+        if variable and not os.environ.get(variable, "").strip():
+            return Check(title, "ok", f"not in use: {variable} is not set", f"export {variable}=…")
+        if offline:
+            return Check(title, "ok", f"{variable or 'no key needed'}; not asked (--offline)")
+        start = time.monotonic()
+        connected = providers.connect(config)
+        next(iter(connected.find(time.time(), page_size=1, limit_pages=1)), None)
+        return Check(title, "ok", f"{config.base_url} answers in {time.monotonic() - start:.1f} s")
+    except BatchlingError as error:
+        return Check(title, "ok", f"not in use: {error.message}")
+    except CallError as error:
+        status = "" if error.status is None else f" ({error.status})"
+        return Check(title, "warn", f"{config.base_url}: {error.message}{status}")
+
+
+def _rebuild(shell: Shell, reference: str | None) -> int:
+    """Everything that can be derived is derived again."""
+    from batchling import catalog
+    from batchling.api.workspace import Workspace
+    from batchling.runner.folder import PlanFolder
+
+    workspace = Workspace(shell.runs)
+    if reference is None:
+        folders = [PlanFolder(path) for path in catalog.plan_folders(shell.runs)]
+        if shell.runs.exists():
+            found = catalog.ensure(shell.runs)
+            if found.aside is not None:
+                shell.say(f"the catalog could not be used and was moved to {found.aside}")
+    else:
+        folders = [workspace.find(reference)]
+    done, failed = [], []
+    for folder in folders:
+        try:
+            refreshed = workspace.rebuild(folder)
+        except BatchlingError as error:
+            failed.append({"plan_id": folder.plan_id, "error": error.message})
+            shell.say(f"error: {folder.plan_id}: {error.message}")
+            continue
+        states: dict[str, int] = {}
+        for run in refreshed.runs:
+            for name, n in run.states.items():
+                states[name] = states.get(name, 0) + n
+        done.append({"plan_id": folder.plan_id, "states": states})
+        if not shell.json:
+            shell.out(
+                f"{folder.plan_id}: " + (", ".join(f"{n:,} {name}" for name, n in sorted(states.items())) or "no rows")
+            )
+        for warning in refreshed.warnings:
+            shell.say(f"warning: {warning}")
+    if shell.json:
+        from batchling.cli.document import write
+
+        write(shell, {"rebuilt": done, "failed": failed})
+    return 1 if failed else 0

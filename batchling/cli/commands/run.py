@@ -1,0 +1,155 @@
+"""`batchling run` and `batchling watch`: the commands that spend and wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import click
+
+from batchling.cli.commands.arguments import (
+    experiment_argument,
+    fresh_option,
+    multirun_option,
+    plan_argument,
+    retry_option,
+    said,
+)
+from batchling.cli.figures import usd
+from batchling.cli.screen import interactive
+from batchling.cli.shell import Shell, common, pass_shell
+from batchling.printable import printable
+
+if TYPE_CHECKING:
+    from batchling.api.outcome import Outcome
+    from batchling.api.verbs import Confirm
+    from batchling.cli.progress import Display
+
+ORDER = (1, 2, 75, 5, 4, 3, 0)
+"""Of several plans' exit codes the first one here holds."""
+
+
+@click.command("run")
+@experiment_argument()
+@multirun_option
+@click.option("--detach", is_flag=True, help="Return when everything that can be sent now is sent.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask before spending more than budget.confirm_usd.")
+@fresh_option
+@retry_option
+@click.option(
+    "--prune",
+    is_flag=True,
+    help="Cancel batches of this experiment's older, unfinished plans that no plan wants any more; asks first.",
+)
+@common
+@pass_shell
+def run_command(
+    shell: Shell,
+    experiment: str,
+    overrides: tuple[str, ...],
+    multirun: bool,
+    detach: bool,
+    yes: bool,
+    fresh: bool,
+    retry: tuple[str, ...],
+    prune: bool,
+) -> int:
+    """Plan, submit, wait, collect and validate; run again, it goes on or finds everything answered.
+
+    EXPERIMENT is a folder with a config.yaml, a .yaml file, or a name in experiments/. OVERRIDES are Hydra's:
+    key=value, +key=value, ~key, group=choice.
+    """
+    from batchling.api.verbs import run
+    from batchling.cli.progress import observing
+
+    with observing(verbose=shell.verbose) as observer:
+        outcome = run(
+            experiment,
+            overrides,
+            multirun=multirun,
+            detach=detach,
+            fresh=fresh,
+            retry=retry,
+            prune=prune and (True if yes else agreeing(observer.pause)),
+            confirm=None if yes else confirming(observer.pause),
+            observer=observer,
+            command=said(shell, "run", experiment, overrides, multirun=multirun),
+            project=shell.project,
+            config_dir=shell.config_dir,
+        )
+    return conclude(shell, [outcome], observer, several=False)
+
+
+@click.command("watch")
+@plan_argument()
+@click.option("--detach", is_flag=True, help="Return when everything that can be done now is done.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask before sending a plan of which nothing was sent yet.")
+@common
+@pass_shell
+def watch_command(shell: Shell, plan: str | None, detach: bool, yes: bool) -> int:
+    """Go on with a plan, or with every unfinished plan."""
+    from batchling.api.verbs import watch
+    from batchling.cli.progress import observing
+
+    with observing(verbose=shell.verbose) as observer:
+        outcomes = watch(
+            plan,
+            runs=shell.runs,
+            detach=detach,
+            confirm=None if yes else confirming(observer.pause),
+            observer=observer,
+        )
+    if not outcomes and not shell.json:
+        shell.say("every plan is finished")
+    return conclude(shell, outcomes, observer, several=plan is None)
+
+
+def confirming(pause: Callable[[], AbstractContextManager[None]]) -> Confirm:
+    """Asks on a terminal; elsewhere the answer is no."""
+
+    def confirm(what: str, worst: Decimal | None) -> bool:
+        if not interactive():
+            return False
+        cost = "at a price that is not known" if worst is None else f"for at most {usd(worst)} USD"
+        with pause():
+            return click.confirm(f"Send {what} {cost}?", err=True)
+
+    return confirm
+
+
+def agreeing(pause: Callable[[], AbstractContextManager[None]]) -> Callable[[str], bool]:
+    """Asks before something is cancelled; where nobody can be asked the answer is no."""
+
+    def agree(what: str) -> bool:
+        if not interactive():
+            return False
+        with pause():
+            return click.confirm(f"Cancel {what}?", err=True)
+
+    return agree
+
+
+def conclude(shell: Shell, outcomes: Sequence[Outcome], display: Display, *, several: bool) -> int:
+    """Shows how it ended and returns the exit code; the last line on stderr is the command that goes on."""
+    from batchling.cli.summary import show_outcome
+
+    codes = {outcome.exit_code for outcome in outcomes}
+    code = next((code for code in ORDER if code in codes), 0)
+    if shell.json:
+        from batchling.cli.document import plain, write
+
+        # `bought` counts the plan's whole life, this the call's own doing.
+        documents = [{**plain(o), "sent_batches": display.seen[o.plan_id, "created"]} for o in outcomes]
+        write(shell, {"outcomes": documents, "exit_code": code} if several else documents[0])
+    for outcome in outcomes:
+        if not shell.json:
+            worked = any(display.seen[outcome.plan_id, kind] for kind in ("created", "closed"))
+            show_outcome(shell, outcome, worked=worked)
+        for text in (*outcome.details, *outcome.warnings):
+            shell.say(f"{'error' if text in outcome.details else 'warning'}: {printable(text)}")
+    for outcome in sorted(outcomes, key=lambda o: ORDER.index(o.exit_code), reverse=True):
+        if outcome.next_command:
+            shell.say(f"next: {outcome.next_command}")
+    return code

@@ -1,0 +1,79 @@
+"""`batchling du` and `batchling rm`: disk used, and given back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from batchling.cli.commands.arguments import plan_argument
+from batchling.cli.figures import size, usd
+from batchling.cli.screen import interactive, width
+from batchling.cli.shell import Shell, common, pass_shell
+from batchling.cli.table import table
+
+if TYPE_CHECKING:
+    from batchling.catalog import PlanSpace
+
+_PARTS = ("requests", "responses", "data", "records.parquet", "local")
+
+
+@click.command("du")
+@plan_argument()
+@common
+@pass_shell
+def du_command(shell: Shell, plan: str | None) -> int:
+    """Disk used by plans, and by the parts of each."""
+    from batchling import catalog
+
+    space = catalog.du(shell.runs)
+    plans = space.plans
+    if plan is not None:
+        wanted = catalog.resolve(shell.runs, plan).plan_id
+        plans = tuple(p for p in plans if p.plan_id == wanted)
+    if shell.json:
+        from batchling.cli.document import plain, write
+
+        found = [{**plain(p), "total": p.total} for p in plans]
+        whole = {"catalog": space.catalog, "total": space.total} if plan is None else {}
+        write(shell, {"runs": shell.runs, "plans": found, **whole})
+        return 0
+    rows = [[p.plan_id, size(p.total), *_parts(p)] for p in plans]
+    if plan is None:
+        rows.append(["catalog", size(space.catalog), *[None] * (len(_PARTS) + 1)])
+        rows.append(["all", size(space.total), *[None] * (len(_PARTS) + 1)])
+    shell.out(table(["plan", "total", *_PARTS, "rest"], rows, width=width()))
+    return 0
+
+
+def _parts(plan: PlanSpace) -> list[object]:
+    known = [plan.parts.get(name, 0) for name in _PARTS]
+    return [size(n) for n in [*known, plan.total - sum(known)]]
+
+
+@click.command("rm")
+@plan_argument(required=True)
+@click.option("--keep-answers", is_flag=True, help="Keep what is needed to reuse its answers; rows and requests go.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask, even when answers were paid for.")
+@common
+@pass_shell
+def rm_command(shell: Shell, plan: str, keep_answers: bool, yes: bool) -> int:
+    """Remove a finished plan's files. Without --keep-answers the next run buys its answers again."""
+    from batchling.api.standing import status
+    from batchling.api.verbs import remove
+
+    found = status(plan, runs=shell.runs)
+    paid = found.actual_usd
+    if paid and not keep_answers and not yes and interactive():
+        question = f"{found.plan_id} holds answers that cost {usd(paid)} USD. Remove them?"
+        if not click.confirm(question, err=True):
+            shell.say("kept")
+            return 0
+    freed = remove(found.plan_id, runs=shell.runs, keep_answers=keep_answers)
+    if shell.json:
+        from batchling.cli.document import write
+
+        write(shell, {"plan_id": found.plan_id, "freed_bytes": freed, "answers_kept": keep_answers})
+    else:
+        shell.out(f"removed {found.plan_id}: {size(freed)}" + (" (its answers are kept)" if keep_answers else ""))
+    return 0

@@ -1,0 +1,86 @@
+"""From an argument list to an exit code: signals, errors and closed pipes, in one place."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+import click
+
+from batchling.cli import failure
+from batchling.cli.program import COMPLETE_VARIABLE, NAME, program
+from batchling.cli.shell import Shell
+
+INTERRUPTED = 130
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Returns:
+        0 to 5, 75 or 130; what they mean is in `batchling.errors`.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    instruction = os.environ.get(COMPLETE_VARIABLE)
+    if instruction:
+        from click.shell_completion import shell_complete
+
+        return shell_complete(program, {}, NAME, COMPLETE_VARIABLE, instruction)
+    _escape_what_the_stream_cannot_say()
+    try:
+        with _terminating_like_interrupt():
+            code = _invoke(args, Shell())
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return INTERRUPTED  # pressed again while letting go
+    except BrokenPipeError:
+        # Whoever read our output has seen enough. What is still buffered goes nowhere, without a message at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _invoke(args: list[str], shell: Shell) -> int:
+    try:
+        with program.make_context(NAME, args, obj=shell) as context:
+            result = program.invoke(context)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        failure.show_interrupted(args, shell)
+        return INTERRUPTED
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        return failure.show(error, shell)
+
+
+def _escape_what_the_stream_cannot_say() -> None:
+    """An answer with an emoji must not break a command whose output goes into an ASCII log."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def _terminating_like_interrupt() -> Iterator[None]:
+    """SIGTERM lets go of a plan as Ctrl-C does: nothing is cancelled at the provider."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

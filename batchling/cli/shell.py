@@ -1,0 +1,120 @@
+"""What holds for every command: the options that may stand before or after it, and the project it works in."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from batchling.config import Project
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(slots=True)
+class Shell:
+    """One invocation.
+
+    Attributes:
+        json: results go to stdout as one JSON document.
+        verbose: say more, and show tracebacks.
+        config_dir: a folder with config groups that wins over all others.
+        folder: `--project`: where the project is looked for; None: the working directory.
+        answered: a JSON document was written, so an error afterwards does not write another.
+    """
+
+    json: bool = False
+    verbose: bool = False
+    config_dir: Path | None = None
+    folder: Path | None = None
+    answered: bool = False
+    _project: Project | None = field(default=None, repr=False)
+
+    @property
+    def project(self) -> Project:
+        if self._project is None:
+            from batchling.config.project import find_project
+
+            self._project = find_project(self.folder)
+        return self._project
+
+    @property
+    def runs(self) -> Path:
+        """The folder that plans are in."""
+        return self.project.runs
+
+    def say(self, text: str) -> None:
+        """A message for a person: stderr."""
+        click.echo(text, err=True)
+
+    def note(self, text: str) -> None:
+        """A message for a person who asked for more (`-v`)."""
+        if self.verbose:
+            click.echo(text, err=True)
+
+    def out(self, text: str) -> None:
+        """A result: stdout. A reader that has gone away does not change how the command ends."""
+        try:
+            click.echo(text)
+        except BrokenPipeError:
+            sys.stdout = open("/dev/null", "w", encoding="utf-8")  # noqa: SIM115, PTH123 - lives as long as the process
+
+
+def _keep(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def callback(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+        if value:
+            setattr(context.ensure_object(Shell), name, value)
+
+    return callback
+
+
+_EXISTING = click.Path(exists=True, file_okay=False, path_type=Path)
+
+COMMON = (
+    click.option(
+        "--json",
+        is_flag=True,
+        expose_value=False,
+        callback=_keep("json"),
+        help="Write the result to stdout as one JSON document; money as text.",
+    ),
+    click.option(
+        "-v",
+        "--verbose",
+        is_flag=True,
+        expose_value=False,
+        callback=_keep("verbose"),
+        help="Say more; show the traceback of an error.",
+    ),
+    click.option(
+        "--config-dir",
+        type=_EXISTING,
+        expose_value=False,
+        callback=_keep("config_dir"),
+        metavar="DIR",
+        help="A folder with config groups that wins over all others.",
+    ),
+    click.option(
+        "--project",
+        type=_EXISTING,
+        expose_value=False,
+        callback=_keep("folder"),
+        metavar="DIR",
+        help="The project's folder. Default: the one that the working directory is in.",
+    ),
+)
+
+
+def common(function: F) -> F:
+    """Adds the options that every command has."""
+    for option in reversed(COMMON):
+        function = option(function)
+    return function
+
+
+pass_shell = click.make_pass_decorator(Shell, ensure=True)

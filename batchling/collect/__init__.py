@@ -1,0 +1,30 @@
+"""Collecting: from the raw bytes of output and error files to one decoded line for each request.
+
+Pure. `lines` cuts bytes into lines, `decode` reads one, `Join` puts each on its request,
+`why_failed` and `why_refused` say what a failure of the whole batch means.
+"""
+
+from batchling.collect.decode import Garbage, decode, usage_of, whole
+from batchling.collect.failure import Failure, FailureKind, why_failed, why_refused
+from batchling.collect.join import Join, Judge, Row, Stray, Summary, Verdict, state_of
+from batchling.collect.lines import MAX_LINE_BYTES, lines
+
+__all__ = [
+    "MAX_LINE_BYTES",
+    "Failure",
+    "FailureKind",
+    "Garbage",
+    "Join",
+    "Judge",
+    "Row",
+    "Stray",
+    "Summary",
+    "Verdict",
+    "decode",
+    "lines",
+    "state_of",
+    "usage_of",
+    "whole",
+    "why_failed",
+    "why_refused",
+]

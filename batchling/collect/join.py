@@ -1,0 +1,301 @@
+"""Puts every line of a shard attempt's files on the request that it answers."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Literal, NamedTuple
+
+import orjson
+
+from batchling.collect.decode import Garbage, clean, decode
+from batchling.collect.lines import lines
+from batchling.models import KEY_LENGTH, Outcome, Response, RowState, Usage
+
+_REMEMBERED = 10_000  # costs
+
+MAX_STRAYS = 1000
+"""Stray lines remembered by their place; all of them are counted."""
+
+
+class Row(NamedTuple):
+    """One request of the shard: a line of its index."""
+
+    key: str
+    parent_key: str | None = None
+    input_tokens: int | None = None
+    row_attempt: int = 1
+
+
+class Verdict(NamedTuple):
+    """What validation says of an answer: the row's state, the JSON value, and one line when it is not ok."""
+
+    state: RowState
+    output: Any = None
+    error: str | None = None
+    schema: int = 0
+
+
+Judge = Callable[[Response], Verdict]
+"""Validates an answer. Called for the outcome `ok` only."""
+
+
+class Stray(NamedTuple):
+    """A line that was put on no request. The raw bytes stay where they are: at `offset` in `file`.
+
+    `kind` is `foreign` (a custom_id that is not of this shard), `duplicate` (a further line for a
+    request that has one) or `garbage` (no custom_id to be had); `detail` the custom_id or the reason.
+    """
+
+    kind: Literal["foreign", "duplicate", "garbage"]
+    file: str
+    offset: int
+    length: int
+    detail: str
+
+
+@dataclass(slots=True)
+class Summary:
+    """What came of a shard attempt, complete when `Join.finish` has ended. `states` and `outcomes` each add up to `rows`.
+
+    Attributes:
+        lines: lines read in all files.
+        strays: the first 1,000 lines that were put on no request; `foreign`, `duplicates` and `garbage` count them all.
+        missing: requests without a line.
+        usage: sums over the rows that say how many tokens they took.
+        cost_usd: sum over the rows whose cost is known.
+        unpriced: answered rows whose cost is not known.
+    """
+
+    rows: int
+    lines: int = 0
+    states: Counter[RowState] = field(default_factory=Counter)
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    foreign: int = 0
+    duplicates: int = 0
+    garbage: int = 0
+    missing: int = 0
+    strays: list[Stray] = field(default_factory=list)
+    usage: Usage = field(default_factory=Usage)
+    cost_usd: Decimal = Decimal(0)
+    unpriced: int = 0
+
+
+_STATE = {
+    Outcome.OK: RowState.OK,
+    Outcome.TRUNCATED: RowState.TRUNCATED,
+    Outcome.REFUSED: RowState.REFUSED,
+    Outcome.FILTERED: RowState.FILTERED,
+    Outcome.ERROR: RowState.ERROR,
+    Outcome.RETRYABLE: RowState.ERROR,
+    Outcome.EXPIRED: RowState.EXPIRED,
+    Outcome.CANCELLED: RowState.CANCELLED,
+    Outcome.MISSING: RowState.MISSING,
+}
+
+_ANSWERS = frozenset({Outcome.OK, Outcome.TRUNCATED, Outcome.REFUSED, Outcome.FILTERED})
+_OPEN, _HELD, _GIVEN = 0, 1, 2
+
+
+def state_of(outcome: Outcome) -> RowState:
+    """The row's state for an outcome, before any schema is looked at. A retryable error is an `error` so far."""
+    return _STATE[outcome]
+
+
+class Join:
+    """Joins one shard attempt: feed it each file with `read`, then call `finish`.
+
+    Each request gives exactly one decoded line. Order means nothing. When a request has several lines
+    the first answer wins, because it was paid; without an answer the first error. So errors are held
+    until `finish` (as their encoded lines, without bodies), and answers are given at once: memory is the
+    keys, a byte each, and the errors. Every line that loses is counted and flagged as a duplicate.
+
+    Args:
+        rows: the shard's requests.
+        suffix: what follows the key in a custom_id, e.g. `-3f9ac1-0001`; a line of another plan or
+            shard is foreign. None (reused answers): any suffix is good.
+        judge: validates an answer.
+        shard: 1-based number, 0 for reused answers; attempt: 1-based shard attempt.
+        source: `batch` or `cache`.
+        charge: USD for a usage; None: unknown.
+        decode: reads one line; the provider's own where its lines are not OpenAI-shaped.
+    """
+
+    def __init__(
+        self,
+        rows: Iterable[Row],
+        *,
+        suffix: str | None,
+        judge: Judge,
+        shard: int,
+        attempt: int,
+        source: Literal["batch", "cache"] = "batch",
+        charge: Callable[[Usage], Decimal | None] | None = None,
+        decode: Callable[[bytes], Response | Garbage] = decode,
+    ):
+        self._rows = list(rows)
+        self._index = {row.key: i for i, row in enumerate(self._rows)}
+        if len(self._index) != len(self._rows):
+            raise ValueError("a shard holds one request twice")
+        self._suffix = suffix
+        self._judge = judge
+        self._constant = {"shard": shard, "attempt": attempt, "source": source}
+        self._charge = charge
+        self._decode = decode
+        self._costs: dict[Usage, tuple[Decimal | None, str | None]] = {}
+        self._phase = bytearray(len(self._rows))
+        self._held: dict[int, tuple[bytes, RowState, Outcome, Usage, Decimal | None]] = {}
+        self._tally: dict[tuple[RowState, Outcome], int] = {}
+        self._tokens = [0, 0, 0, 0]
+        self.summary = Summary(rows=len(self._rows))
+
+    def read(self, file: str, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """Decoded JSON lines (line feed included) of the requests that this file answers.
+
+        Args:
+            file: its name, as it is recorded.
+            chunks: its bytes in pieces of any size.
+        """
+        summary, index, phase, suffix = self.summary, self._index, self._phase, self._suffix
+        for offset, line in lines(chunks):
+            summary.lines += 1
+            response = self._decode(line)
+            if isinstance(response, Garbage):
+                summary.garbage += 1
+                self._stray("garbage", file, offset, line, response.message)
+                continue
+            custom_id = response.custom_id
+            place = index.get(custom_id[:KEY_LENGTH])
+            if place is None or (suffix is not None and custom_id[KEY_LENGTH:] != suffix):
+                summary.foreign += 1
+                self._stray("foreign", file, offset, line, custom_id)
+                continue
+            seen = phase[place]
+            answer = response.outcome in _ANSWERS
+            if seen:
+                summary.duplicates += 1
+                self._stray("duplicate", file, offset, line, custom_id)
+                if seen == _GIVEN or not answer:
+                    continue
+                del self._held[place]
+            decoded, state, cost = self._decoded(place, response, file, offset, len(line))
+            if answer:
+                phase[place] = _GIVEN
+                self._count(state, response.outcome, response.usage, cost)
+                yield decoded
+            else:
+                phase[place] = _HELD
+                self._held[place] = (decoded, state, response.outcome, response.usage, cost)
+
+    def finish(
+        self, *, absent: Outcome = Outcome.MISSING, error_code: str | None = None, error_message: str | None = None
+    ) -> Iterator[bytes]:
+        """Decoded lines of the requests that no file answers, errors first. `summary` is complete when it ends.
+
+        Args:
+            absent: what a request without a line is: `expired` or `cancelled` when the batch ended so.
+            error_code, error_message: why, for the requests without a line.
+        """
+        for decoded, state, outcome, usage, cost in self._held.values():
+            self._count(state, outcome, usage, cost)
+            yield decoded
+        self._held.clear()
+        summary = self.summary
+        message = error_message or (
+            "no line for this request in any file" if absent is Outcome.MISSING else f"the batch {absent} before it"
+        )
+        for place, seen in enumerate(self._phase):
+            if seen == _OPEN:
+                summary.missing += 1
+                response = Response("", absent, error_code=error_code, error_message=message)
+                decoded, state, cost = self._decoded(place, response, None, None, None)
+                self._count(state, absent, response.usage, cost)
+                yield decoded
+            self._phase[place] = _GIVEN
+        summary.usage = Usage(*self._tokens)
+        for (state, outcome), count in self._tally.items():
+            summary.states[state] += count
+            summary.outcomes[outcome] += count
+        if not summary.rows == sum(summary.states.values()) == sum(summary.outcomes.values()):
+            raise AssertionError(f"{self._constant}: {summary.rows} rows, but states say {dict(summary.states)}")
+
+    def _decoded(
+        self, place: int, response: Response, file: str | None, offset: int | None, length: int | None
+    ) -> tuple[bytes, RowState, Decimal | None]:
+        row = self._rows[place]
+        outcome, usage = response.outcome, response.usage
+        if outcome is Outcome.OK:
+            state, output, error, schema = self._judge(response)
+        else:
+            state, output, schema = _STATE[outcome], None, 0
+            error = _one_line(response.error_code, response.error_message)
+        priced = self._costs.get(usage)  # answers of one prompt mostly have few different counts
+        if priced is None:
+            priced = self._price(usage)
+        cost, cost_text = priced
+        document = {
+            "key": row.key,
+            **self._constant,
+            "row_attempt": row.row_attempt,
+            "outcome": outcome._value_,
+            "state": state._value_,
+            "status_code": response.status_code,
+            "finish_reason": response.finish_reason,
+            "input_tokens": usage.input_tokens,
+            "cached_tokens": usage.cached_tokens,
+            "output_tokens": usage.output_tokens,
+            "reasoning_tokens": usage.reasoning_tokens,
+            "cost_usd": cost_text,
+            "output": output if output is not None else response.embedding,
+            "text": response.text,
+            "error_code": response.error_code,
+            "error_message": response.error_message,
+            "error": error,
+            "file": file,
+            "offset": offset,
+            "length": length,
+            "parent_key": row.parent_key,
+            "schema": schema,
+        }
+        try:
+            return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE), state, cost
+        except TypeError:
+            # An integer beyond 64 bits or a lone surrogate in the validated value: JSON has them, orjson does not.
+            return json.dumps(clean(document), default=str).encode() + b"\n", state, cost
+
+    def _price(self, usage: Usage) -> tuple[Decimal | None, str | None]:
+        """What a usage costs, in USD and as text; remembered."""
+        cost = self._charge(usage) if self._charge is not None else None
+        if len(self._costs) >= _REMEMBERED:
+            self._costs.clear()
+        priced = self._costs[usage] = cost, None if cost is None else format(cost, "f")
+        return priced
+
+    def _count(self, state: RowState, outcome: Outcome, usage: Usage, cost: Decimal | None) -> None:
+        self._tally[state, outcome] = self._tally.get((state, outcome), 0) + 1
+        tokens = self._tokens
+        tokens[0] += usage.input_tokens or 0
+        tokens[1] += usage.cached_tokens or 0
+        tokens[2] += usage.output_tokens or 0
+        tokens[3] += usage.reasoning_tokens or 0
+        if cost is not None:
+            self.summary.cost_usd += cost
+        elif outcome in _ANSWERS:
+            self.summary.unpriced += 1
+
+    def _stray(
+        self, kind: Literal["foreign", "duplicate", "garbage"], file: str, offset: int, line: bytes, detail: str
+    ) -> None:
+        if len(self.summary.strays) < MAX_STRAYS:
+            self.summary.strays.append(Stray(kind, file, offset, len(line), detail[:200]))
+
+
+def _one_line(code: str | None, message: str | None) -> str:
+    """Code and message on one line of at most 500 characters."""
+    text = " ".join((message or "").split())
+    if code and code.lower() not in text.lower():
+        text = f"{code}: {text}" if text else code
+    return text[:500]

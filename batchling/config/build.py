@@ -1,0 +1,109 @@
+"""From a validated config to a `Spec`: every file read, nothing left to look up later."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from batchling.config.files import PREFIX, FileMissing, Sources
+from batchling.config.module import ImportFailed, load_model
+from batchling.config.origin import Origin, lookup
+from batchling.config.validate import Problem, config_error
+from batchling.spec import Config, Spec
+
+
+def build_spec(
+    config: Config,
+    sources: Sources,
+    overrides: Sequence[str] = (),
+    *,
+    origins: Mapping[str, Origin] | None = None,
+    config_files: Sequence[Path] = (),
+    import_path: Path | None = None,
+) -> Spec:
+    """Reads prompt and schema files and freezes the run.
+
+    Args:
+        config: the validated tree.
+        sources: where references are looked up; collects the copies.
+        overrides: the overrides that make this point, as typed.
+        origins: where each value was set: a reference is relative to that file.
+        config_files: the configs it was composed from, recorded too.
+        import_path: the project's root, for `package.module:Model`.
+
+    Raises:
+        ConfigError: a file is missing or broken; all such problems at once.
+    """
+    origins = origins if origins is not None else {}
+    document: dict[str, Any] = config.model_dump(mode="json", by_alias=True)
+    document["sweep"] = None  # a point of a sweep is a run like any other
+    problems: list[Problem] = []
+    for path in config_files:
+        sources.read(path)
+
+    def template(text: str, key: str) -> tuple[str, str]:
+        """(the text as recorded, its content)."""
+        if not text.startswith(PREFIX):
+            return text, text
+        try:
+            name, content = sources.text(sources.find(text.removeprefix(PREFIX).strip(), _folder(origins, key)))
+            return PREFIX + name, content
+        except FileMissing as e:
+            problems.append(Problem(key, str(e), lookup(origins, key)))
+            return text, ""
+
+    messages = []
+    for index, message in enumerate(config.prompt.messages):
+        written, content = template(message.content, f"prompt.messages.{index}.content")
+        document["prompt"]["messages"][index]["content"] = written
+        messages.append((str(message.role), content))
+    embedded: str | None = None
+    if config.prompt.input is not None:
+        document["prompt"]["input"], embedded = template(config.prompt.input, "prompt.input")
+
+    schema_source: Any = None
+    form = next(
+        (f for f in ("fields", "pydantic", "json_schema") if getattr(config.output_schema, f) is not None), None
+    )
+    key = f"schema.{form}"
+    try:
+        if form == "pydantic":
+            reference = config.output_schema.pydantic or ""
+            written, schema_source = load_model(reference, sources, _folder(origins, key), import_path)
+            document["schema"]["pydantic"] = written
+        elif form == "json_schema":
+            path = sources.find(config.output_schema.json_schema or "", _folder(origins, key))
+            written, schema_source = _json_schema(sources, path)
+            document["schema"]["json_schema"] = written
+    except (FileMissing, ImportFailed) as e:
+        problems.append(Problem(key, str(e), lookup(origins, key)))
+    if problems:
+        raise config_error(problems)
+    return Spec(
+        config=Config.model_validate(document),
+        overrides=tuple(overrides),
+        root=sources.root,
+        messages=tuple(messages),
+        input=embedded,
+        schema_source=schema_source,
+        sources=sources.files,
+        document=document,
+    )
+
+
+def _folder(origins: Mapping[str, Origin], key: str) -> Path | None:
+    origin = lookup(origins, key)
+    return origin.file.parent if origin is not None and origin.file is not None else None
+
+
+def _json_schema(sources: Sources, path: Path) -> tuple[str, dict[str, Any]]:
+    name, text = sources.text(path)
+    try:
+        schema = json.loads(text)
+    except json.JSONDecodeError as e:
+        raise FileMissing(f"{path}:{e.lineno} is not JSON: {e.msg}") from e
+    if not isinstance(schema, dict):
+        raise FileMissing(f"{path}:1 is not a JSON Schema: expected an object")
+    return name, schema

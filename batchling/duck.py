@@ -1,0 +1,75 @@
+"""How a DuckDB connection is opened, with the same few settings everywhere.
+
+Only `source` and `catalog` use this. DuckDB is slow to import (0.2 s), so it is imported when the
+first connection is made.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import duckdb
+
+
+def connect(
+    path: Path | None = None,
+    *,
+    read_only: bool = False,
+    memory_mb: int = 128,
+    threads: int = 2,
+    temp: Path | None = None,
+    network: bool = False,
+) -> duckdb.DuckDBPyConnection:
+    """Open a database file, or a private in-memory one when `path` is None.
+
+    Args:
+        path: database file.
+        read_only: open the file so that nothing can be written.
+        memory_mb: MiB that DuckDB may hold; what does not fit is spilled to `temp`.
+        threads: worker threads.
+        temp: folder for spilled data; None leaves DuckDB's choice.
+        network: let DuckDB fetch and load its extensions (https, s3) when a path needs one.
+
+    Times are shown in UTC, rows keep their order, and nothing is drawn on the terminal.
+    """
+    import duckdb
+
+    config: dict[str, Any] = {
+        "memory_limit": f"{memory_mb}MiB",
+        "threads": threads,
+        "preserve_insertion_order": True,
+        "autoinstall_known_extensions": network,
+        "autoload_known_extensions": network,
+    }
+    if temp is not None:
+        config["temp_directory"] = str(temp)
+    con = duckdb.connect(":memory:" if path is None else str(path), read_only=read_only, config=config)
+    con.execute("SET enable_progress_bar = false")
+    con.execute("SET enable_external_file_cache = false")  # files are read once; a cache would fill the memory limit
+    con.execute("SET TimeZone = 'UTC'")
+    return con
+
+
+def identifier(name: str) -> str:
+    """`name` as a quoted SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(value: Any) -> str:
+    """A JSON value as a SQL literal: text, number, boolean, null, list or struct."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return json.dumps(value)
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(literal(v) for v in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{literal(str(k))}: {literal(v)}" for k, v in value.items()) + "}"
+    raise TypeError(f"no SQL literal for {type(value).__name__}")

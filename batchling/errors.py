@@ -1,0 +1,173 @@
+"""Every exception that batchling raises on purpose, and the exit code that each one means.
+
+::
+
+    BatchlingError                1   something broke that nobody foresaw
+    ├── UsageError                2   the command line cannot be understood
+    │   ├── ConfigError           2   a config key or value is wrong
+    │   ├── DataError             2   the rows are wrong (duplicate id, missing column, bad encoding)
+    │   ├── PromptError           2   a template is wrong
+    │   └── SchemaError           2   the output schema cannot be expressed in strict mode
+    ├── RefusedError              4   a budget or a gate said no; nothing was spent
+    ├── ProviderError             5   the provider said no for good (key, quota, model)
+    ├── UnfinishedError          75   not over yet, or parked; `next_command` goes on
+    │   └── LockedError          75   another process holds the plan
+    ├── DetachedError           130   Ctrl-C: nothing is cancelled remotely; `next_command` goes on
+    ├── JournalError              1   the journal is damaged before its last line
+    ├── CatalogError              1   the catalog cannot be used; it is a view and can be rebuilt
+    │   ├── CatalogBusyError      1   another process has it open
+    │   └── CatalogDamagedError   1   not a catalog of this version, or a damaged one
+    └── DiskError                 1   the disk is read-only, or failed to fsync
+        └── DiskFullError         1   the disk is full
+
+    CallError                         one call to a provider did not give an answer (never reaches a person as it is)
+    ├── CallRefused                   a definite no, with the provider's own error body: unbilled
+    ├── CallAmbiguous                 timeout, reset, cut body, 408, 409, 5xx: it may have happened
+    ├── CallUnavailable               a read that can be repeated without limit
+    └── CallNotFound                  404: unknown, not gone
+
+Row failures are data (a record's `state`), never exceptions.
+"""
+
+from __future__ import annotations
+
+
+class BatchlingError(Exception):
+    """Base of all errors shown to a person: what happened, where, and the next command.
+
+    Args:
+        message: what happened, in one sentence or a short list.
+        where: file and line, row id or batch id; None when the message names it.
+        next_command: the command (or edit) that goes on from here.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, where: str | None = None, next_command: str | None = None):
+        super().__init__(message)
+        self.message = message
+        self.where = where
+        self.next_command = next_command
+
+    def __str__(self) -> str:
+        text = self.message
+        if self.where:
+            text += f" [{self.where}]"
+        if self.next_command:
+            text += f"\n  next: {self.next_command}"
+        return text
+
+
+class UsageError(BatchlingError):
+    """The command line cannot be understood."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A config key or value is wrong; the message names key, value, expectation and origin."""
+
+
+class DataError(UsageError):
+    """The source's rows are wrong; the message shows the row."""
+
+
+class PromptError(UsageError):
+    """A template is wrong; the message shows the placeholder and the columns there are."""
+
+
+class SchemaError(UsageError):
+    """The output schema cannot be expressed in the provider's strict mode."""
+
+
+class RefusedError(BatchlingError):
+    """A budget or a gate said no before anything was spent."""
+
+    exit_code = 4
+
+
+class ProviderError(BatchlingError):
+    """The provider refused for good: key, quota or model."""
+
+    exit_code = 5
+
+
+class UnfinishedError(BatchlingError):
+    """The plan is not over: batches are still out, or a submission is parked."""
+
+    exit_code = 75
+
+
+class LockedError(UnfinishedError):
+    """Another process holds the plan's lock; the message names it."""
+
+
+class DetachedError(BatchlingError):
+    """Ctrl-C: the process let go, the batches go on at the provider."""
+
+    exit_code = 130
+
+
+class JournalError(BatchlingError):
+    """The journal is damaged before its last line, so what was paid is not certain."""
+
+
+class CatalogError(BatchlingError):
+    """The catalog cannot be used. Nothing is lost: it is a view of the plan folders and can be rebuilt."""
+
+
+class CatalogBusyError(CatalogError):
+    """Another process kept the catalog open for too long."""
+
+
+class CatalogDamagedError(CatalogError):
+    """The catalog's file is damaged, or was written by another version."""
+
+
+class DiskError(BatchlingError):
+    """The disk is read-only, or failed to write or fsync."""
+
+
+class DiskFullError(DiskError):
+    """There is no space left: what was freed can be written again."""
+
+
+class CallError(Exception):
+    """One call to a provider did not give an answer.
+
+    Args:
+        message: the provider's words, or what the transport said.
+        status: HTTP status, when there was one.
+        code: the provider's error code, when its body had one.
+        retry_after: seconds the provider asked us to wait.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+    ):
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        self.code = code
+        self.retry_after = retry_after
+
+
+class CallRefused(CallError):
+    """A 4xx with the provider's own error body: it did not happen and costs nothing."""
+
+
+class CallAmbiguous(CallError):
+    """The call may have happened: timeout, reset, cut body, 408, 409, 5xx, or a 4xx that is not the provider's."""
+
+
+class CallUnavailable(CallError):
+    """A call that costs nothing failed for now; repeat it after a while."""
+
+
+class CallNotFound(CallError):
+    """404 on a read: unknown, not gone."""

@@ -1,0 +1,200 @@
+"""The Python API for experiments that are configs: the same engine as the command line.
+
+>>> import batchling
+>>> batchling.plan("hello").requests                                       # doctest: +SKIP
+2
+>>> results = batchling.run("intent", overrides=["data.limit=100"])        # doctest: +SKIP
+>>> results.exit_code, results.metrics["accuracy"].value, results.df()     # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from batchling.results import Results
+
+if TYPE_CHECKING:
+    from batchling.api.outcome import Outcome, PlanReport, PlanStatus
+    from batchling.catalog import QueryResult
+    from batchling.runner.session import Observer
+
+Confirm = Callable[[str, Decimal | None], bool]
+
+
+def plan(
+    experiment: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    sweep: Mapping[str, Any] | None = None,
+    show: int = 0,
+    fresh: bool = False,
+    retry: Sequence[str] = (),
+    project: Path | str | None = None,
+    config_dir: Path | str | None = None,
+) -> PlanReport:
+    """What a run would send and cost. Sends nothing, leaves nothing in the project.
+
+    Args:
+        experiment: a folder with a config.yaml, a .yaml file, or a name in `experiments/`.
+        overrides: in Hydra's grammar, `model=a,b` sweeps.
+        sweep: `{"grid": {...}, "zip": {...}, "points": [...], "exclude": [...]}`, in place of the experiment's own.
+        show: how many requests to show as rendered.
+        fresh, retry: as for `run`.
+        project: the project's folder; None: the one the working directory is in.
+        config_dir: a folder with config groups that wins over all others.
+
+    Raises:
+        UsageError: config, data, prompt, schema or metrics are wrong.
+        RefusedError: the worst case is above the budget.
+    """
+    from batchling.api import verbs
+
+    return verbs.plan(
+        experiment,
+        overrides,
+        multirun=True,
+        sweep=sweep,
+        show=show,
+        fresh=fresh,
+        retry=retry,
+        project=_project(project),
+        config_dir=_path(config_dir),
+    )
+
+
+def run(
+    experiment: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    sweep: Mapping[str, Any] | None = None,
+    detach: bool = False,
+    fresh: bool = False,
+    retry: Sequence[str] = (),
+    prune: bool = False,
+    confirm: Confirm | None = None,
+    observer: Observer | None = None,
+    project: Path | str | None = None,
+    config_dir: Path | str | None = None,
+) -> Results:
+    """Plans, submits, waits, collects and validates. Called again, it goes on, or finds everything answered.
+
+    Args:
+        experiment, overrides, sweep, project, config_dir: as for `plan`.
+        detach: return when everything that can be sent now is sent; `watch` goes on.
+        fresh: buy again what was answered before.
+        retry: states whose rows are asked again: invalid, truncated, refused, filtered, error.
+        prune: cancel the batches of older unfinished plans of this experiment that no plan wants any more.
+        confirm: asked, with the worst case in USD, before more than `budget.confirm_usd` may be spent; None: that is
+            allowed, so set `budget.usd` to be safe.
+        observer: hears what happens.
+
+    Returns:
+        The results; `outcome` and `exit_code` say how it ended (3: some rows are not ok).
+
+    Raises:
+        UsageError, RefusedError, ProviderError, LockedError, DetachedError: see `batchling.errors`.
+    """
+    from batchling.api import verbs
+
+    outcome = verbs.run(
+        experiment,
+        overrides,
+        multirun=True,
+        sweep=sweep,
+        detach=detach,
+        fresh=fresh,
+        retry=retry,
+        prune=prune,
+        confirm=confirm,
+        observer=observer,
+        project=_project(project),
+        config_dir=_path(config_dir),
+    )
+    return Results(outcome.folder, outcome=outcome)
+
+
+def watch(
+    plan: str | None = None,
+    *,
+    detach: bool = False,
+    observer: Observer | None = None,
+    project: Path | str | None = None,
+) -> list[Results]:
+    """Goes on with one plan, or with every unfinished plan.
+
+    Raises:
+        LockedError: another process holds the plan.
+    """
+    from batchling.api import verbs
+
+    outcomes = verbs.watch(plan, runs=_runs(project), detach=detach, observer=observer)
+    return [Results(outcome.folder, outcome=outcome) for outcome in outcomes]
+
+
+def status(plan: str | None = None, *, project: Path | str | None = None) -> PlanStatus:
+    """Where a plan's batches, rows and money are. None: the newest plan."""
+    from batchling.api import standing
+
+    return standing.status(plan, runs=_runs(project))
+
+
+def cancel(plan: str, *, project: Path | str | None = None) -> Outcome:
+    """Cancels at the provider, waits for the end, collects what was paid."""
+    from batchling.api import verbs
+
+    return verbs.cancel(plan, runs=_runs(project))
+
+
+def load(reference: str | None = None, *, project: Path | str | None = None) -> Results:
+    """Results of a plan, a run, or an experiment's newest plan, as far as they were collected. None: the newest plan.
+
+    Raises:
+        UsageError: there is no such plan.
+    """
+    from batchling import catalog
+    from batchling.api.workspace import Workspace
+    from batchling.runner.folder import PlanFolder
+
+    workspace = Workspace(_runs(project))
+    if reference is None:
+        reference = workspace.find(None).plan_id
+    found = catalog.resolve(workspace.runs, reference)
+    summary = catalog.read_summary(found.plan_dir)
+    if summary is None or summary.stale:
+        workspace.refresh(PlanFolder(found.plan_dir))
+    return Results(found.plan_dir, run_id=found.run_id)
+
+
+def query(sql: str, *, project: Path | str | None = None) -> QueryResult:
+    """One SQL statement over the catalog, opened read-only. Iterate over the result for its rows.
+
+    >>> with batchling.query("select state, count(*) from records group by 1") as rows:   # doctest: +SKIP
+    ...     print(rows.columns, list(rows))
+
+    Raises:
+        UsageError: DuckDB's message.
+    """
+    from batchling import catalog
+    from batchling.api.workspace import Workspace
+
+    runs = _runs(project)
+    Workspace(runs).refresh_stale()
+    return catalog.query(runs, sql)
+
+
+def _project(folder: Path | str | None) -> Any:
+    from batchling.config import find_project
+
+    return find_project(folder)
+
+
+def _runs(folder: Path | str | None) -> Path:
+    runs: Path = _project(folder).runs
+    return runs
+
+
+def _path(folder: Path | str | None) -> Path | None:
+    return None if folder is None else Path(folder)

@@ -1,0 +1,210 @@
+"""Results as files: the records of a plan or run as jsonl, csv or parquet.
+
+The columns are those of the catalog's view `results`. What comes out may be opened in a spreadsheet
+or shown on a terminal, and answers and rows are hostile: see `safe_cell` and `printable`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+
+from batchling import duck
+from batchling.catalog import plan_files
+from batchling.catalog.plan_files import PlanFiles
+from batchling.catalog.references import Reference
+from batchling.duck import identifier, literal
+from batchling.errors import DiskError, UsageError
+from batchling.printable import printable as printable
+
+if TYPE_CHECKING:
+    import duckdb
+
+Format = Literal["jsonl", "csv", "parquet"]
+FORMATS: tuple[Format, ...] = ("jsonl", "csv", "parquet")
+
+_AT_ONCE = 5_000
+_MEMORY_MB = 256
+_FORMULA = re.compile(r"^[=+\-@\t\r\n]")
+_NUMBER = re.compile(r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
+
+
+def format_of(path: Path) -> Format:
+    """The format that a file's ending stands for.
+
+    Raises:
+        UsageError: an ending that stands for none.
+    """
+    known: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
+    try:
+        return known[path.suffix.lower()]
+    except KeyError:
+        raise UsageError(
+            f"{path.name}: the ending says no format", next_command="add --format jsonl, csv or parquet"
+        ) from None
+
+
+def export(reference: Reference, target: Path | BinaryIO, form: Format) -> int:
+    """Writes the records of a run, or of every run of a plan, and returns how many there are.
+
+    jsonl: one object a line, `output` and `data` as nested values. csv: a column for each field of
+    `output` and `data` (`output.label`), what is nested deeper as JSON, cells that a spreadsheet would run
+    quoted. parquet: typed as in records.parquet.
+
+    Args:
+        reference: see `catalog.resolve`.
+        target: a path (replaced when it is complete) or an open binary stream.
+        form: the format.
+
+    Raises:
+        UsageError: the plan has no records yet, or they were removed.
+        DiskError: the file cannot be written.
+    """
+    files = plan_files.load(reference.plan_dir)
+    if not files.records.exists():
+        raise UsageError(
+            f"{files.plan_id} has no records" + (": its rows were removed" if files.emptied else " yet"),
+            where=str(files.path),
+            next_command=f"batchling watch {files.plan_id}",
+        )
+    if not isinstance(target, Path):
+        return _write(files, reference.run_id, target, form)
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as stream:
+            rows = _write(files, reference.run_id, stream, form)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(target)
+    except OSError as error:
+        raise DiskError(f"results cannot be written: {error.strerror or error}", where=str(target)) from error
+    finally:
+        with suppress(OSError):
+            part.unlink()
+    return rows
+
+
+def _write(files: PlanFiles, run_id: str | None, stream: BinaryIO, form: Format) -> int:
+    with duck.connect(memory_mb=_MEMORY_MB) as con:
+        con.execute(f"CREATE VIEW results AS {select(files, run_id)}")
+        if form == "parquet":
+            return _parquet(con, stream)
+        rows = 0
+        write = _jsonl if form == "jsonl" else _csv
+        for chunk, n in write(con):
+            stream.write(chunk)
+            rows += n
+        return rows
+
+
+def select(files: PlanFiles, run_id: str | None) -> str:
+    """The records with what their runs say of them. records.parquet is in the order of runs, rows and repeats."""
+    runs = ", ".join(
+        f"({literal(run.run_id)}, {literal(run.provider)}, {literal(run.model)}, {literal(run.override_text)})"
+        for run in files.runs
+    )
+    where = f" WHERE records.run_id = {literal(run_id)}" if run_id else ""
+    return (
+        "SELECT records.run_id, runs.provider, runs.model, runs.overrides, records.* EXCLUDE (run_id, row)"
+        f" FROM read_parquet({plan_files.listed([files.records])}) AS records"
+        f" JOIN (VALUES {runs}) AS runs(run_id, provider, model, overrides) ON runs.run_id = records.run_id{where}"
+    )
+
+
+def _parquet(con: duckdb.DuckDBPyConnection, stream: BinaryIO) -> int:
+    with tempfile.TemporaryDirectory(prefix="batchling-") as scratch:
+        path = Path(scratch) / "results.parquet"
+        row = con.execute(f"COPY (FROM results) TO {literal(str(path))} (FORMAT parquet)").fetchone()
+        with path.open("rb") as source:
+            shutil.copyfileobj(source, stream, 1 << 20)
+    return int(row[0]) if row else 0
+
+
+def _chunks(con: duckdb.DuckDBPyConnection, sql: str) -> Iterator[list[tuple[Any, ...]]]:
+    result = con.execute(sql)
+    while chunk := result.fetchmany(_AT_ONCE):
+        yield chunk
+
+
+def _jsonl(con: duckdb.DuckDBPyConnection) -> Iterator[tuple[bytes, int]]:
+    for chunk in _chunks(con, "SELECT to_json(results)::VARCHAR FROM results"):
+        yield b"".join(_line(text) for (text,) in chunk), len(chunk)
+
+
+def _line(text: str) -> bytes:
+    """One line of strict JSON. DuckDB writes NaN and Infinity, and leaves line separators that break other readers."""
+    if "NaN" in text or "Infinity" in text:
+        text = json.dumps(json.loads(text, parse_constant=lambda _: None), ensure_ascii=False, separators=(",", ":"))
+    for character in ("\u2028", "\u2029", "\u0085"):
+        if character in text:
+            text = text.replace(character, f"\\u{ord(character):04x}")
+    return text.encode() + b"\n"
+
+
+def _csv(con: duckdb.DuckDBPyConnection) -> Iterator[tuple[bytes, int]]:
+    columns = _flat(con)
+    yield _rows([[safe_cell(name) for name, _, _ in columns]]), 0
+    values = ", ".join(value for _, value, _ in columns)
+    text = [is_text for _, _, is_text in columns]
+    for chunk in _chunks(con, f"SELECT {values} FROM results"):
+        yield _rows([[_cell(*pair) for pair in zip(row, text, strict=True)] for row in chunk]), len(chunk)
+
+
+def _cell(value: str | None, is_text: bool) -> str:
+    if value is None:
+        return ""
+    return safe_cell(value) if is_text else value
+
+
+def _rows(rows: list[list[str]]) -> bytes:
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    if "\r" in buffer.getvalue():
+        # Python before 3.13 leaves a bare carriage return unquoted, and a spreadsheet begins a new row there.
+        buffer = io.StringIO(newline="")
+        plain = csv.writer(buffer, lineterminator="\n")
+        quoted = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        for row in rows:
+            (quoted if any("\r" in cell for cell in row) else plain).writerow(row)
+    return buffer.getvalue().encode("utf-8", "replace")
+
+
+def _flat(con: duckdb.DuckDBPyConnection) -> list[tuple[str, str, bool]]:
+    """CSV columns: name, SQL that gives the cell's text, and whether it is text (a number needs no quoting)."""
+    columns: list[tuple[str, str, bool]] = []
+    for name, kind, *_ in con.execute("DESCRIBE results").fetchall():
+        if name in ("output", "data") and kind.startswith("STRUCT"):
+            fields = con.execute(f"DESCRIBE SELECT unnest({identifier(name)}) FROM results").fetchall()
+            columns += [
+                _column(f"{name}.{field}", f"{identifier(name)}.{identifier(field)}", inner)
+                for field, inner, *_ in fields
+            ]
+        else:
+            columns.append(_column(name, identifier(name), kind))
+    return columns
+
+
+def _column(name: str, value: str, kind: str) -> tuple[str, str, bool]:
+    nested = kind.startswith(("STRUCT", "MAP", "UNION")) or kind.endswith("]")
+    number = kind in ("BOOLEAN", "FLOAT", "DOUBLE") or kind.endswith("INT") or kind.startswith(("DECIMAL", "INTEGER"))
+    return name, f"to_json({value})::VARCHAR" if nested else f"{value}::VARCHAR", nested or not number
+
+
+def safe_cell(text: str) -> str:
+    """Text for a CSV cell: what a spreadsheet would take for a formula gets a leading apostrophe.
+
+    >>> safe_cell("=1+1"), safe_cell("-5"), safe_cell("card")
+    ("'=1+1", '-5', 'card')
+    """
+    if _FORMULA.match(text) and not _NUMBER.match(text):
+        return "'" + text
+    return text

@@ -1,0 +1,709 @@
+"""The ledger: what a plan has spent, what is out, and what may be done next.
+
+`apply(state, event)` folds the journal into a `State`; `decide(state, now, policy, pace)` says what
+to do next. Both are pure: the runner performs what `decide` returns and journals the outcome.
+
+A *shard* is immutable bytes. A *shard attempt* sends them; another attempt is opened only after the
+one before is proven unbilled::
+
+    planned ─▶ uploading ─▶ uploaded ─▶ creating ──200──▶ created ─▶ ended ─▶ collected ─▶ closed
+                               ▲           │                 ▲         └─ token limit ─▶ throttled ─▶ next attempt
+                               └──4xx──────┤                 │ found
+                                           └─ ambiguous ─▶ list ─▶ fenced ─ settle ─▶ list
+                                                                                      ├─ cheap ─▶ absent ─▶ next attempt
+                                                                                      └─ dear ──▶ parked ─▶ a person decides
+
+Invariants I1, I4, I6 and I8 of the submission protocol are asserted here; the rest are kept by the
+runner and checked by the simulation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
+Event = Mapping[str, Any]
+
+
+class Phase(StrEnum):
+    """Where one shard attempt stands."""
+
+    PLANNED = "planned"  # bytes are on disk, nothing sent
+    UPLOADING = "uploading"  # an upload may have happened: free, repeatable
+    UPLOADED = "uploaded"  # the provider has the input file
+    CREATING = "creating"  # a create may have happened: AMBIGUOUS until proven either way
+    FENCED = "fenced"  # the input file is deleted, so a late create must fail; settling
+    PARKED = "parked"  # too dear to guess: a person decides
+    ABSENT = "absent"  # proven not to have happened
+    CREATED = "created"  # the provider works on it
+    ENDED = "ended"  # terminal at the provider, files not fetched yet
+    COLLECTED = "collected"  # raw files are verified on disk
+    CLOSED = "closed"  # every row has a state
+    THROTTLED = "throttled"  # refused for the enqueued-token limit: unbilled
+    DROPPED = "dropped"  # never sent, or given up by a person
+
+
+UNSENT = frozenset({Phase.PLANNED, Phase.UPLOADING, Phase.UPLOADED})
+UNCERTAIN = frozenset({Phase.CREATING, Phase.FENCED, Phase.PARKED})
+LIVE = frozenset({Phase.CREATED, Phase.ENDED, Phase.COLLECTED})
+UNRESOLVED = UNCERTAIN | LIVE
+"""May have been billed and is not closed: counts with its worst case."""
+OVER = frozenset({Phase.CLOSED, Phase.DROPPED, Phase.THROTTLED, Phase.ABSENT})
+
+TRANSITIONS: dict[str, tuple[frozenset[Phase], Phase]] = {
+    "upload_intent": (UNSENT, Phase.UPLOADING),
+    "uploaded": (frozenset({Phase.UPLOADING}), Phase.UPLOADED),
+    "create_intent": (frozenset({Phase.UPLOADED}), Phase.CREATING),
+    # Found in a list it may belong to any attempt that has no batch: whatever the journal believed, it is ours.
+    "created": (UNSENT | UNCERTAIN | {Phase.ABSENT, Phase.DROPPED}, Phase.CREATED),
+    "rejected": (frozenset({Phase.CREATING, Phase.UPLOADING}), Phase.UPLOADED),
+    "fenced": (frozenset({Phase.CREATING, Phase.FENCED}), Phase.FENCED),
+    "absent": (UNCERTAIN, Phase.ABSENT),
+    "parked": (UNCERTAIN, Phase.PARKED),
+    "ended": (frozenset({Phase.CREATED}), Phase.ENDED),
+    "throttled": (frozenset({Phase.ENDED}), Phase.THROTTLED),
+    "collected": (frozenset({Phase.ENDED}), Phase.COLLECTED),
+    "closed": (frozenset({Phase.COLLECTED}), Phase.CLOSED),
+    "dropped": (UNSENT | {Phase.PARKED}, Phase.DROPPED),
+}
+"""Event kind → phases it may come in, phase it leads to."""
+
+
+class InvariantError(AssertionError):
+    """The journal says something that must not happen; nothing is sent after it."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One sending of a shard. Times are Unix seconds, `usd` is what its answers cost.
+
+    Attributes:
+        completed: requests that the provider says it answered; None: it does not say.
+        refusals: definite refusals, one after the other, that waiting does not explain.
+        stray: another batch of the shard counts; this one is cancelled, and what it answered is kept.
+        presumed: taken for absent because the settling time was over, or given up: it may have happened.
+        unsure: rows without a line may have been answered: its files did not arrive whole.
+        unknown_usd: what it can have cost beyond `usd`, when answers were lost or came without a usage.
+        alone: refused for the enqueued-token limit while nothing else of its lane was waiting at the provider.
+    """
+
+    number: int
+    phase: Phase = Phase.PLANNED
+    file_id: str | None = None
+    batch_id: str | None = None
+    intent_at: float | None = None
+    fenced_at: float | None = None
+    fenced_mark: str | None = None
+    created_at: float | None = None
+    ended_at: float | None = None
+    retry_at: float = 0.0
+    reason: str | None = None
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    completed: int | None = None
+    files: tuple[Mapping[str, Any], ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+    usd: Decimal = Decimal(0)
+    refusal: str | None = None
+    refusals: int = 0
+    cancelling: bool = False
+    stray: bool = False
+    adopted: bool = False
+    presumed: bool = False
+    unsure: bool = False
+    unknown_usd: Decimal = Decimal(0)
+    alone: bool = False
+
+
+@dataclass(slots=True)
+class Shard:
+    """Immutable bytes and their attempts.
+
+    Attributes:
+        max_usd: what one attempt can cost at most; None when no price is known.
+        counts: rows by state, as all its closed attempts together say.
+        kept: of these, the rows that stay when `retry` rows are asked again in another shard.
+        again: rows that a later run would ask again.
+        replanned: its rows to ask again are in another shard.
+        unwanted: nobody wants its answers any more: it is cancelled, or not sent, and nothing of it is asked again.
+    """
+
+    number: int
+    lane: int
+    rows: int
+    bytes: int
+    sha256: str
+    input_tokens: int | None
+    max_usd: Decimal | None
+    row_attempt: int
+    kind: str
+    attempts: list[Attempt]
+    counts: Mapping[str, int] = field(default_factory=dict)
+    kept: Mapping[str, int] = field(default_factory=dict)
+    again: int = 0
+    retry: int = 0
+    replanned: bool = False
+    unwanted: bool = False
+    closed_at: float = 0.0
+
+    @property
+    def current(self) -> Attempt:
+        return self.attempts[-1]
+
+    @property
+    def primary(self) -> Attempt:
+        """The attempt that stands for the shard: one that is live or closed, no stray if possible, else the last."""
+        found = [a for a in self.attempts if a.phase in LIVE or a.phase is Phase.CLOSED]
+        return min(found, key=lambda a: a.stray, default=self.attempts[-1])
+
+    @property
+    def unsent(self) -> Attempt | None:
+        """The attempt that may be sent: none while another may be out, or has been read."""
+        waiting = None
+        for attempt in self.attempts:
+            if attempt.phase in UNSENT:
+                waiting = attempt
+            elif attempt.phase in UNRESOLVED or attempt.phase is Phase.CLOSED:
+                return None
+        return waiting
+
+    @property
+    def closed(self) -> bool:
+        """Every row has a state: nothing is out and something was read."""
+        return self.over and any(a.phase is Phase.CLOSED for a in self.attempts)
+
+    @property
+    def over(self) -> bool:
+        return all(a.phase in OVER for a in self.attempts)
+
+
+@dataclass(slots=True)
+class State:
+    """The fold of a journal.
+
+    Attributes:
+        batches: every batch id that the journal has.
+        files: (lane, input file id) → (shard, attempt) that it was uploaded for.
+        learned: (group, model) → enqueued-token limit that a refusal named, or that repeated refusals showed.
+        creations: lane → when creates were sent, Unix seconds.
+        fatal: lane → why the provider refuses everything until a person acts.
+        spent: USD of what is closed.
+    """
+
+    seq: int = 0
+    ts: float = 0.0
+    created_ts: float = 0.0
+    shards: dict[int, Shard] = field(default_factory=dict)
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    learned: dict[tuple[str, str], int] = field(default_factory=dict)
+    creations: dict[int, list[float]] = field(default_factory=dict)
+    cancel_requested: bool = False
+    finished: str | None = None
+    finished_at: float | None = None
+    fatal: dict[int, str] = field(default_factory=dict)
+    files: dict[tuple[int, str], tuple[int, int]] = field(default_factory=dict)
+    batches: set[str] = field(default_factory=set)
+    awaits: set[str] = field(default_factory=set)
+    spent: Decimal = Decimal(0)
+
+    def attempts(self) -> Iterator[tuple[Shard, Attempt]]:
+        for shard in self.shards.values():
+            for attempt in shard.attempts:
+                yield shard, attempt
+
+    def worst(self) -> Decimal:
+        """USD that may be spent in the end: what is closed, and the worst case of what may be out.
+
+        A submission that was taken for absent by the clock, or given up by a person, still counts: should it
+        have happened after all, the budget holds even so.
+        """
+        total = self.spent
+        for shard, attempt in self.attempts():
+            if attempt.phase in UNRESOLVED or (attempt.presumed and attempt.phase in (Phase.ABSENT, Phase.DROPPED)):
+                total += shard.max_usd or Decimal(0)
+            else:
+                total += attempt.unknown_usd
+        return total
+
+    @property
+    def again(self) -> int:
+        """Requests that a later run would send again: never answered, or answered by an error that may pass."""
+        total = 0
+        for shard in self.shards.values():
+            if shard.replanned:
+                total += shard.kept.get("cancelled", 0)
+            else:
+                total += shard.again if shard.closed else shard.rows
+        return total
+
+    def over_count(self) -> int:
+        """Attempts that reached their end: grows, so that the last audit can come after the last of them."""
+        return sum(1 for _, a in self.attempts() if a.phase in OVER)
+
+    def counts(self, lane: int | None = None) -> dict[str, int]:
+        """Requests by state, of one lane or all; what is not closed is `pending`. A row that was asked again counts where it went."""
+        total: dict[str, int] = {}
+        for shard in self.shards.values():
+            if lane is not None and shard.lane != lane:
+                continue
+            counts: Mapping[str, int]
+            if shard.replanned:
+                counts = shard.kept
+            elif shard.closed:
+                counts = shard.counts
+            else:
+                given_up = shard.over and shard.attempts[-1].phase is Phase.DROPPED
+                counts = {"cancelled" if given_up else "pending": shard.rows}
+            for name, n in counts.items():
+                total[name] = total.get(name, 0) + n
+        return total
+
+
+def _check(condition: bool, text: str) -> None:
+    if not condition:
+        raise InvariantError(text)
+
+
+def apply(state: State, event: Event) -> State:
+    """Folds one event in. The state given is changed and returned: its owner hands it over.
+
+    Raises:
+        InvariantError: the event may not follow what came before.
+    """
+    kind = event["kind"]
+    _check(event["seq"] == state.seq + 1, f"I8: event {event['seq']} after {state.seq}")
+    state.seq, state.ts = event["seq"], event["ts"]
+    if kind in TRANSITIONS:
+        _apply_attempt(state, kind, event)
+    elif kind == "planned":
+        for shard in event["shards"]:
+            number = shard["shard"]
+            _check(number not in state.shards, f"I8: shard {number} planned twice")
+            usd = shard["max_usd"]
+            state.shards[number] = Shard(
+                number=number,
+                lane=shard["lane"],
+                rows=shard["rows"],
+                bytes=shard["bytes"],
+                sha256=shard["sha256"],
+                input_tokens=shard["input_tokens"],
+                max_usd=None if usd is None else Decimal(usd),
+                row_attempt=shard["row_attempt"],
+                kind=shard["kind"],
+                attempts=[Attempt(1)],
+            )
+        for number in event.get("replaces", ()):
+            old = state.shards[number]
+            for attempt in old.attempts:
+                _check(attempt.phase in OVER | UNSENT, f"I1: shard {number} replanned while it is out")
+                if attempt.phase in UNSENT:
+                    attempt.phase = Phase.DROPPED
+            old.replanned = True
+            left = event.get("left", {}).get(str(number), {})
+            old.kept = {name: old.kept.get(name, 0) + left.get(name, 0) for name in {**old.kept, **left}}
+    elif kind == "plan_created":
+        state.created_ts = event["ts"]
+        state.awaits.update(event.get("awaits", ()))
+    elif kind == "awaited":
+        state.awaits.discard(event["plan_id"])
+    elif kind == "session":
+        state.fingerprints.update(event["fingerprints"])
+        state.fatal.clear()
+    elif kind == "learned":
+        # The least of what was heard: the provider repeats its figure although it counts more tokens than we do.
+        place = event["group"], event["model"]
+        state.learned[place] = min(event["limit"], state.learned.get(place, event["limit"]))
+    elif kind == "cancel_wanted":
+        for number in event["shards"]:
+            state.shards[number].unwanted = True
+    elif kind == "duplicate":
+        # A second batch of one create: an attempt of its own, to be cancelled, collected and counted.
+        shard = state.shards[event["shard"]]
+        extra = Attempt(len(shard.attempts) + 1, Phase.CREATED, batch_id=event["batch_id"], stray=True)
+        extra.created_at = event["ts"]
+        state.batches.add(event["batch_id"])
+        extra.intent_at = shard.attempts[event["attempt"] - 1].intent_at
+        shard.attempts.append(extra)
+        _take_in(shard, extra)
+    elif kind == "cancelling":
+        state.shards[event["shard"]].attempts[event["attempt"] - 1].cancelling = True
+    elif kind == "cancel_requested":
+        state.cancel_requested = True
+    elif kind == "finished":
+        _check(all(s.over for s in state.shards.values()), "I3: finished while a batch is out")
+        state.finished = event["state"]
+        state.finished_at = event["ts"]
+    # Any other kind (audited, cleaned, …) is a remark that changes nothing.
+    return state
+
+
+def _apply_attempt(state: State, kind: str, event: Event) -> None:
+    shard = state.shards[event["shard"]]
+    number = event["attempt"]
+    _check(1 <= number <= len(shard.attempts), f"I8: shard {shard.number} has no attempt {number}")
+    attempt = shard.attempts[number - 1]
+    sources, target = TRANSITIONS[kind]
+    _check(attempt.phase in sources, f"shard {shard.number} attempt {number}: {kind} while {attempt.phase}")
+    others = [a for a in shard.attempts if a is not attempt]
+    before, attempt.phase = attempt.phase, target
+    match kind:
+        case "uploaded":
+            attempt.file_id = event["file_id"]
+            owner = state.files.setdefault((shard.lane, event["file_id"]), (shard.number, number))
+            _check(owner == (shard.number, number), f"I4: file {attempt.file_id} serves two attempts")
+        case "create_intent":
+            _check(
+                not any(a.phase in UNRESOLVED or a.phase is Phase.CLOSED for a in others),
+                f"I1: shard {shard.number} would be out twice",
+            )
+            _check(event["file_id"] == attempt.file_id, f"I4: file {event['file_id']} is not this attempt's")
+            attempt.intent_at = event["ts"]
+            state.creations.setdefault(shard.lane, []).append(event["ts"])
+        case "created":
+            # I3: whichever attempt it belongs to, the batch is ours from here on.
+            attempt.batch_id = event["batch_id"]
+            state.batches.add(event["batch_id"])
+            attempt.created_at = event["ts"]
+            attempt.adopted = bool(event.get("adopted"))
+            _take_in(shard, attempt)
+        case "rejected":
+            attempt.retry_at = event.get("retry_at") or 0.0
+            attempt.refusal = f"{event.get('code') or event.get('status')}: {event.get('message') or ''}"
+            attempt.refusals = event.get("refusals", 0)
+            if event.get("reupload") or attempt.file_id is None:
+                attempt.phase, attempt.file_id = Phase.PLANNED, None
+            if event.get("fatal"):
+                state.fatal[shard.lane] = attempt.refusal
+        case "fenced":
+            attempt.fenced_at = event["ts"]
+            attempt.fenced_mark = event.get("mark")
+        case "absent":
+            attempt.presumed = event.get("by") != "person"
+            _next_attempt(shard, 0.0)
+        case "ended":
+            attempt.reason = event["reason"]
+            attempt.output_file_id = event.get("output_file_id")
+            attempt.error_file_id = event.get("error_file_id")
+            attempt.completed = event.get("completed")
+            attempt.ended_at = event["ts"]
+        case "throttled":
+            attempt.alone = not any(
+                a.phase in UNCERTAIN or a.phase is Phase.CREATED
+                for s in state.shards.values()
+                if s.lane == shard.lane
+                for a in s.attempts
+            )
+            _next_attempt(shard, event.get("retry_at") or 0.0)
+        case "collected":
+            attempt.files = tuple(event["files"])
+        case "closed":
+            _check(
+                sum(event["counts"].values()) == shard.rows,
+                f"I6: shard {shard.number} has {shard.rows} rows, its states add up to {sum(event['counts'].values())}",
+            )
+            attempt.counts = event["counts"]
+            attempt.unsure = bool(event.get("unsure"))
+            attempt.usd = Decimal(event["usd"])
+            state.spent += attempt.usd
+            if (attempt.unsure or event.get("unpriced")) and shard.max_usd is not None:
+                attempt.unknown_usd = max(Decimal(0), shard.max_usd - attempt.usd)
+            if not shard.replanned:  # a stray that ends later changes nothing about rows that moved on
+                shard.counts, shard.kept = event["counts"], event.get("kept", {})
+                shard.again, shard.retry = event.get("again", 0), event.get("retry", 0)
+            shard.closed_at = event["ts"]
+            if event.get("fatal"):
+                state.fatal[shard.lane] = event["fatal"]
+        case "dropped":
+            attempt.refusal = event.get("why")
+            attempt.presumed = before is Phase.PARKED
+
+
+def _take_in(shard: Shard, attempt: Attempt) -> None:
+    """I3: whichever attempt it belongs to, a batch is ours from here on, and nothing else of the shard is sent."""
+    others = [a for a in shard.attempts if a is not attempt]
+    attempt.stray = shard.replanned or any(a.phase in LIVE or a.phase is Phase.CLOSED for a in others)
+    for other in others:
+        if other.phase in UNSENT:
+            other.phase = Phase.DROPPED
+
+
+def _next_attempt(shard: Shard, retry_at: float) -> None:
+    """Opens another attempt, when no batch of the shard can have answered or answer yet, and its rows are still here."""
+    taken = UNRESOLVED | UNSENT | {Phase.CLOSED}
+    if not shard.replanned and not any(a.phase in taken for a in shard.attempts):
+        shard.attempts.append(Attempt(len(shard.attempts) + 1, retry_at=retry_at))
+
+
+def replay(events: list[dict[str, Any]]) -> State:
+    """The state that a journal's events lead to."""
+    state = State()
+    for event in events:
+        apply(state, event)
+    return state
+
+
+class Do(StrEnum):
+    """What `decide` can ask for."""
+
+    UPLOAD = "upload"
+    CREATE = "create"
+    RECOVER = "recover"  # list; adopt, or fence
+    SETTLE = "settle"  # the settling time is over: list again; adopt, absent or park
+    POLL = "poll"  # everything that is out in a group of lanes
+    COLLECT = "collect"
+    INGEST = "ingest"
+    SPLIT = "split"
+    REPLAN = "replan"
+    CANCEL = "cancel"
+    DROP = "drop"
+    AUDIT = "audit"
+    FINISH = "finish"
+    WAIT = "wait"
+    STOP = "stop"
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One thing to do. `until` (Unix seconds) goes with WAIT, `why` with STOP: parked, budget or refused."""
+
+    do: Do
+    shard: int = 0
+    attempt: int = 0
+    lane: int = 0
+    group: str = ""
+    until: float = 0.0
+    why: str = ""
+    shards: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """Requests that may share a batch: one provider, endpoint and model, with the limits that hold for them.
+
+    `group` names the provider connection; lanes of one group are listed and polled together.
+    """
+
+    number: int
+    group: str
+    model: str
+    settle_seconds: float = 900.0
+    can_list: bool = True
+    can_fence: bool = True
+    enqueued_tokens: int | None = None
+    concurrent_batches: int | None = None
+    creations_per_hour: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the person allows. USD; None: no limit."""
+
+    lanes: tuple[Lane, ...]
+    budget_usd: Decimal | None = None
+    resubmit_usd: Decimal = Decimal(1)
+    merge_seconds: float = 900.0
+    audit_seconds: float = 3600.0
+
+
+@dataclass(slots=True)
+class Pace:
+    """What one process remembers of its own calls: when each may be made again. Losing it costs time, never money.
+
+    Attributes:
+        settling: (shard, attempt) → Unix seconds from which its settling time counts.
+    """
+
+    due: dict[tuple[str, int, int], float] = field(default_factory=dict)
+    settling: dict[tuple[int, int], float] = field(default_factory=dict)
+    polls: dict[str, float] = field(default_factory=dict)
+    audits: dict[str, float] = field(default_factory=dict)
+    audited_seq: dict[str, int] = field(default_factory=dict)
+
+    def ready(self, do: str, shard: int, attempt: int) -> float:
+        """Unix seconds from which the call may be made."""
+        return self.due.get((do, shard, attempt), 0.0)
+
+
+SPLIT_AFTER = 4
+"""Refusals for the enqueued-token limit, with nothing else of ours waiting, after which a shard is cut in two."""
+
+
+HOUR = 3_605.0
+"""Seconds that a create counts against the creations of an hour: the provider's clock starts when it hears of it."""
+
+
+def size_of(shard: Shard) -> int:
+    """Prompt tokens of a shard; where they were not counted, a guess of four bytes each."""
+    return shard.bytes // 4 if shard.input_tokens is None else shard.input_tokens
+
+
+def limit_of(state: State, lane: Lane) -> int | None:
+    """Prompt tokens that may wait at once in a lane: the smaller of what is published and what a refusal taught."""
+    known = [n for n in (lane.enqueued_tokens, state.learned.get((lane.group, lane.model))) if n is not None]
+    return min(known) if known else None
+
+
+def decide(state: State, now: float, policy: Policy, pace: Pace) -> list[Action]:
+    """What can be done at `now`: everything that needs no waiting, else one WAIT, STOP or FINISH."""
+    if state.finished:
+        return [Action(Do.STOP, why="finished")]
+    actions: list[Action] = []
+    wake: list[float] = []
+
+    def when(moment: float, action: Action) -> None:
+        if moment <= now:
+            actions.append(action)
+        else:
+            wake.append(moment)
+
+    out: dict[str, None] = {}  # groups with batches at the provider
+    sent: dict[str, None] = {}  # groups that can be audited and that something was sent to
+    for shard, attempt in state.attempts():
+        lane = policy.lanes[shard.lane]
+        if attempt.intent_at and lane.can_list:
+            sent[lane.group] = None
+        if attempt.phase is Phase.CREATED:
+            out[lane.group] = None
+    for group in sent:
+        # Before anything else in a process, and now and then: is there a batch with one of our files that we don't know?
+        ready = pace.ready("audit " + group, 0, 0)
+        if group not in pace.audits:
+            when(ready, Action(Do.AUDIT, group=group))
+        elif group in out:
+            when(max(ready, pace.audits[group] + policy.audit_seconds), Action(Do.AUDIT, group=group))
+    if actions:
+        return actions
+
+    for shard, attempt in state.attempts():
+        lane = policy.lanes[shard.lane]
+        number, n = shard.number, attempt.number
+        match attempt.phase:
+            case Phase.CREATING:
+                when(pace.ready("recover", number, n), Action(Do.RECOVER, number, n, shard.lane))
+            case Phase.FENCED:
+                settled = pace.settling.get((number, n), now) + lane.settle_seconds
+                when(max(settled, pace.ready("settle", number, n)), Action(Do.SETTLE, number, n, shard.lane))
+            case Phase.CREATED:
+                if (attempt.stray or shard.unwanted or state.cancel_requested) and not attempt.cancelling:
+                    when(pace.ready("cancel", number, n), Action(Do.CANCEL, number, n, shard.lane))
+            case Phase.ENDED:
+                when(pace.ready("collect", number, n), Action(Do.COLLECT, number, n, shard.lane))
+            case Phase.COLLECTED:
+                actions.append(Action(Do.INGEST, number, n, shard.lane))
+            case _:
+                pass
+    blocked = _submit(state, now, policy, pace, actions, when)
+    for group in out:
+        when(pace.polls.get(group, 0.0), Action(Do.POLL, group=group))
+    _replan(state, now, policy, actions, wake)
+    back = [a for a in actions if a.do in (Do.RECOVER, Do.SETTLE)]
+    if back:
+        return back  # what may have been spent is found out before anything more is
+    if actions:
+        return actions
+    if wake:
+        return [Action(Do.WAIT, until=min(wake))]
+    for group in sent:
+        # The last look: the journal has moved since this group was audited.
+        if pace.audited_seq.get(group, -1) < state.over_count():
+            when(pace.ready("audit " + group, 0, 0), Action(Do.AUDIT, group=group))
+    if actions or wake:
+        return actions or [Action(Do.WAIT, until=min(wake))]
+    if any(a.phase is Phase.PARKED for _, a in state.attempts()):
+        blocked.add("parked")
+    for why in ("parked", "refused", "budget"):
+        if why in blocked:
+            return [Action(Do.STOP, why=why)]
+    return [Action(Do.FINISH)]
+
+
+def _submit(state: State, now: float, policy: Policy, pace: Pace, actions: list[Action], when: Any) -> set[str]:
+    """Adds uploads and creates that limits and budget admit; returns why others are held for good."""
+    blocked: set[str] = set()
+    tokens: dict[tuple[str, str], int] = {}
+    batches: dict[str, int] = {}
+    creations: dict[str, list[float]] = {}
+    for lane in policy.lanes:
+        made = creations.setdefault(lane.group, [])
+        made += [t for t in state.creations.get(lane.number, ()) if t > now - HOUR]
+    held: dict[tuple[str, str], float] = {}
+    unsent = [(shard, attempt) for shard in state.shards.values() if (attempt := shard.unsent) is not None]
+    for shard, attempt in unsent:
+        if attempt.retry_at > now:
+            lane = policy.lanes[shard.lane]
+            key = (lane.group, lane.model)
+            held[key] = max(held.get(key, 0.0), attempt.retry_at)
+    out = False
+    worst = state.worst()
+    for shard, attempt in state.attempts():
+        if attempt.phase in (Phase.CREATING, Phase.FENCED, Phase.CREATED):
+            lane = policy.lanes[shard.lane]
+            key = (lane.group, lane.model)
+            tokens[key] = tokens.get(key, 0) + size_of(shard)
+            batches[lane.group] = batches.get(lane.group, 0) + 1
+        out = out or attempt.phase in LIVE or attempt.phase in (Phase.CREATING, Phase.FENCED)
+    for shard, attempt in unsent:
+        lane = policy.lanes[shard.lane]
+        key = (lane.group, lane.model)
+        number, n = shard.number, attempt.number
+        if state.cancel_requested or shard.unwanted:
+            actions.append(Action(Do.DROP, number, n, shard.lane))
+            continue
+        if shard.lane in state.fatal:
+            blocked.add("refused")
+            continue
+        limit = limit_of(state, lane)
+        size = size_of(shard)
+        refused = sum(1 for a in shard.attempts if a.alone)
+        stuck = refused >= SPLIT_AFTER and not tokens.get(key)
+        if shard.rows > 1 and (stuck or (limit is not None and size > limit)):
+            actions.append(Action(Do.SPLIT, number, n, shard.lane))
+            continue
+        if stuck and limit is not None and size > limit:
+            blocked.add("refused")  # one request that is larger than all that may wait: it can never run here
+            continue
+        if limit is not None and tokens.get(key, 0) and tokens[key] + size > limit:
+            continue  # its turn comes when a batch of this model ends
+        if lane.concurrent_batches and batches.get(lane.group, 0) >= lane.concurrent_batches:
+            continue
+        # A refusal for now holds for the whole model: the next shard would hear the same.
+        ready = max(held.get(key, 0.0), pace.ready("submit", number, n))
+        if lane.creations_per_hour:
+            made = sorted(creations[lane.group])
+            if len(made) >= lane.creations_per_hour:
+                ready = max(ready, made[-lane.creations_per_hour] + HOUR)
+        cost = shard.max_usd or Decimal(0)
+        if policy.budget_usd is not None and worst + cost > policy.budget_usd:
+            if not out:
+                blocked.add("budget")
+            continue  # what is out may come back cheaper than its worst case
+        do = Do.CREATE if attempt.phase is Phase.UPLOADED else Do.UPLOAD
+        when(ready, Action(do, number, n, shard.lane))
+        tokens[key] = tokens.get(key, 0) + size
+        batches[lane.group] = batches.get(lane.group, 0) + 1
+        creations[lane.group].append(max(now, ready))
+        worst += cost
+    return blocked
+
+
+def _replan(state: State, now: float, policy: Policy, actions: list[Action], wake: list[float]) -> None:
+    """Rows to ask again are gathered per lane while others of the lane are out, but not for long."""
+    if state.cancel_requested:
+        return
+    for lane in policy.lanes:
+        waiting = [
+            s
+            for s in state.shards.values()
+            if s.lane == lane.number and s.retry and not s.replanned and not s.unwanted and s.over
+        ]
+        if not waiting or lane.number in state.fatal:
+            continue
+        busy = any(s.lane == lane.number and not s.over for s in state.shards.values())
+        due = min(s.closed_at for s in waiting) + (policy.merge_seconds if busy else 0.0)
+        if due <= now:
+            actions.append(Action(Do.REPLAN, lane=lane.number, shards=tuple(s.number for s in waiting)))
+        else:
+            wake.append(due)

@@ -1,0 +1,83 @@
+"""Engines: what answers a request. Chosen by name, behind one small protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from batchling.models import Usage
+from batchling.spec import EngineConfig
+
+NO_USAGE = Usage()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One HTTP answer.
+
+    Attributes:
+        status: HTTP status; 200 goes into the output file, anything else into the error file.
+        body: a JSON object on one line, safe to put into a JSONL file.
+        usage: tokens, for the batch's totals.
+        retry_after: seconds, where the answer says so.
+    """
+
+    status: int
+    body: bytes
+    usage: Usage = NO_USAGE
+    retry_after: float | None = None
+
+
+class Engine(Protocol):
+    """Answers requests. `answer` may be called from several threads at once and must not raise for what a request holds.
+
+    Attributes:
+        name: as configured.
+        parallel: requests that run side by side on threads; 0: answers come at once, no thread is needed.
+    """
+
+    name: str
+    parallel: int
+
+    def answer(self, endpoint: str, body: dict[str, Any]) -> Answer:
+        """Answers a request to `endpoint` (e.g. `/v1/chat/completions`)."""
+        ...
+
+    def models(self) -> list[str] | None:
+        """Ids of the models there are; None: any name is answered."""
+        ...
+
+    def close(self) -> None:
+        """Lets calls that are under way fail soon."""
+        ...
+
+
+def make_engine(config: EngineConfig) -> Engine:
+    """The engine that the config names.
+
+    Raises:
+        ConfigError: what the engine needs is missing.
+    """
+    return _FACTORIES[config.kind](config)
+
+
+def _simulated(config: EngineConfig) -> Engine:
+    from batchling.local.engines.simulated import SimulatedEngine
+
+    return SimulatedEngine()
+
+
+def _echo(config: EngineConfig) -> Engine:
+    from batchling.local.engines.echo import EchoEngine
+
+    return EchoEngine()
+
+
+def _http(config: EngineConfig) -> Engine:
+    from batchling.local.engines.http import HttpEngine
+
+    return HttpEngine(config)
+
+
+_FACTORIES: dict[str, Callable[[EngineConfig], Engine]] = {"simulated": _simulated, "echo": _echo, "http": _http}

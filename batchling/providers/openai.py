@@ -1,0 +1,367 @@
+"""The adapter for everything OpenAI-shaped: the real `openai` client over HTTP, one YAML of facts each.
+
+The client's own retries are off: it would repeat `POST /batches` on a timeout or a 500 and so buy a
+batch twice. Replies are read from their bytes, not through the client's models, because other
+providers fill the same fields with nulls, bare lists and empty strings.
+
+Works with openai 2.20 to 3: version 3 replaced `httpx` by `httpx2`, so neither is imported here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+
+import openai
+import orjson
+
+from batchling.collect import Garbage, decode, whole
+from batchling.errors import CallAmbiguous, CallError, CallNotFound, CallRefused, CallUnavailable
+from batchling.models import Batch, Response, Submission
+from batchling.providers.openai_objects import read_batch, read_refusal, text_of
+from batchling.request import line
+from batchling.spec import ProviderConfig
+
+CONNECT_SECONDS = 10.0
+READ_SECONDS = 120.0
+UPLOAD_SECONDS = 600.0
+FILES_EXPIRE_SECONDS = 14 * 86400
+"""Life of an uploaded input file. Azure accepts 14 to 30 days, OpenAI 1 hour to 30 days."""
+OUTPUT_EXPIRES_SECONDS = 30 * 86400
+"""Life of an output file: OpenAI's maximum."""
+
+_MARGIN_SECONDS = 3600.0  # clocks differ, and a list is ordered by the provider's
+_MAX_MESSAGE = 2000
+_TRANSIENT = frozenset({408, 409, 429})
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+_HTTP_LIBRARIES = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "h11", "zlib", "ssl", "socket"})
+_FOREIGN_404 = "foreign_404"  # a 404 without the provider's error body: a gateway's, or a route that is not there
+_NO_KEY = "none"
+
+
+def connect(config: ProviderConfig, base_url: str, api_key: str | None, environ: Mapping[str, str]) -> OpenAIProvider:
+    """The entry point of the adapter `openai`."""
+    return OpenAIProvider(config, base_url, api_key, environ)
+
+
+class OpenAIProvider:
+    """One OpenAI-shaped provider. See `Provider` for what the calls promise.
+
+    Args:
+        config: its facts.
+        base_url: where it is, e.g. `https://api.openai.com/v1`.
+        api_key: the key; None for a server that wants none.
+        environ: `OPENAI_ORG_ID` and `OPENAI_PROJECT_ID` are read from it, for OpenAI itself only.
+        read_seconds: how long a reply may take.
+    """
+
+    def __init__(
+        self,
+        config: ProviderConfig,
+        base_url: str,
+        api_key: str | None,
+        environ: Mapping[str, str],
+        *,
+        read_seconds: float = READ_SECONDS,
+    ):
+        self._facts = config
+        self._key = api_key
+        # A proxy from the environment must not get between us and a server on this machine.
+        local = urlsplit(base_url).hostname in _LOOPBACK
+        self._client = openai.OpenAI(
+            api_key=api_key or _NO_KEY,
+            base_url=base_url,
+            max_retries=0,
+            timeout=openai.Timeout(read_seconds, connect=CONNECT_SECONDS),
+            http_client=openai.DefaultHttpxClient(trust_env=False) if local else None,
+        )
+        # The client fills these from OPENAI_* variables by itself: another provider must not be told the
+        # organisation, and headers that are in no config would change answers without a trace.
+        own = config.name == "openai"
+        self._client.organization = environ.get("OPENAI_ORG_ID") if own else None
+        self._client.project = environ.get("OPENAI_PROJECT_ID") if own else None
+        self._client._custom_headers = dict(config.headers)
+        if hasattr(self._client, "admin_api_key"):
+            self._client.admin_api_key = None
+        self._upload_timeout = openai.Timeout(UPLOAD_SECONDS, connect=CONNECT_SECONDS)
+
+    @property
+    def facts(self) -> ProviderConfig:
+        return self._facts
+
+    def encode(self, custom_id: str, path: str, body: bytes) -> bytes:
+        return line(custom_id, path, body)
+
+    def decode(self, line: bytes) -> Response | Garbage:
+        return decode(line)
+
+    def upload(self, submission: Submission, content: BinaryIO) -> str:
+        content.seek(0)
+        extra: dict[str, Any] = {}
+        if self._facts.capabilities.files_expire_after:
+            extra["expires_after"] = {"anchor": "created_at", "seconds": FILES_EXPIRE_SECONDS}
+        data = self._read(
+            f"upload of {submission.filename()}",
+            lambda: self._client.files.with_raw_response.create(
+                file=(submission.filename(), content, "application/jsonl"),
+                purpose="batch",
+                timeout=self._upload_timeout,
+                **extra,
+            ),
+        )
+        file_id = text_of(data.get("id"))
+        if file_id is None:
+            raise CallUnavailable(f"upload of {submission.filename()}: the reply has no file id ({_shape(data)})")
+        return file_id
+
+    def create(self, submission: Submission, file_id: str, window: str) -> Batch:
+        capabilities = self._facts.capabilities
+        extra: dict[str, Any] = {}
+        if capabilities.metadata:
+            extra["metadata"] = submission.metadata()
+        if capabilities.output_expires_after:
+            extra["output_expires_after"] = {"anchor": "created_at", "seconds": OUTPUT_EXPIRES_SECONDS}
+        endpoint: Any = submission.endpoint
+        completion_window: Any = window
+        try:
+            reply = self._client.batches.with_raw_response.create(
+                input_file_id=file_id, endpoint=endpoint, completion_window=completion_window, **extra
+            )
+        except openai.APIStatusError as error:
+            raise self._create_error(error) from None
+        except Exception as error:
+            # Whatever went wrong here may have gone wrong after the request had left.
+            raise CallAmbiguous(self._scrub(f"creation of a batch: {_reason(error)}")) from error
+        data = self._json(reply.content)
+        batch = read_batch(data)
+        if batch is None:
+            raise CallAmbiguous(
+                f"provider {self._facts.name!r} answered {reply.status_code} without a batch id ({_shape(data)}): "
+                "a batch may have been created, and this is not the OpenAI shape",
+                status=reply.status_code,
+            )
+        return batch
+
+    def poll(self, batch_id: str) -> Batch:
+        return self._batch(f"batch {batch_id}", lambda: self._client.batches.with_raw_response.retrieve(batch_id))
+
+    def cancel(self, batch_id: str) -> Batch:
+        return self._batch(
+            f"cancellation of batch {batch_id}", lambda: self._client.batches.with_raw_response.cancel(batch_id)
+        )
+
+    def find(self, since: float, *, page_size: int = 100, limit_pages: int = 1000) -> Iterator[Batch]:
+        capabilities = self._facts.capabilities
+        if not capabilities.list:
+            raise CallRefused(f"provider {self._facts.name!r} cannot list batches", code="list_unsupported")
+        cutoff = since - _MARGIN_SECONDS
+        seen: set[str] = set()
+        cursors: set[str] = set()
+        query: dict[str, Any] = {}
+        for _ in range(limit_pages):
+            data = self._page(page_size, query)
+            entries = data["data"]
+            page = [batch for batch in map(read_batch, entries) if batch is not None]
+            fresh = [batch for batch in page if batch.id not in seen]
+            seen.update(batch.id for batch in page)
+            yield from fresh
+            if not entries or data.get("has_more") is False:
+                return
+            dated = [batch.created_at for batch in page if batch.created_at is not None]
+            if capabilities.list_order == "newest" and dated and max(dated) < cutoff:
+                return
+            paging = data.get("paging")
+            cursor = text_of(paging.get("next_cursor")) if isinstance(paging, dict) else None
+            more = data.get("has_more") is True or cursor is not None
+            moved = bool(fresh) and capabilities.paging != "none"
+            if cursor is not None:
+                moved = moved and cursor not in cursors
+                cursors.add(cursor)
+                query = {"cursor": cursor}
+            elif capabilities.paging == "after":
+                more = more or len(entries) >= page_size
+                query = {"after": page[-1].id} if page else {}
+            else:
+                moved = False
+            if not moved:
+                if more:
+                    break
+                return
+        raise CallUnavailable(
+            f"provider {self._facts.name!r} listed {len(seen)} batches and said there are more, "
+            "but its next page brought none that is new",
+            code="list_incomplete",
+        )
+
+    def fetch(self, file_id: str, sink: BinaryIO) -> int:
+        what = f"download of file {file_id}"
+        count = 0
+        with self._transport(what):
+            manager = self._client.files.with_streaming_response.content(file_id)
+            reply = manager.__enter__()
+        try:
+            announced = reply.headers.get("content-length", "")
+            encoded = reply.headers.get("content-encoding", "identity") != "identity"
+            chunks = reply.iter_bytes(1 << 18)
+            while True:
+                with self._transport(what):
+                    chunk = next(chunks, None)
+                if chunk is None:
+                    break
+                sink.write(chunk)  # outside: a full disk is not the provider's fault
+                count += len(chunk)
+        finally:
+            manager.__exit__(None, None, None)
+        if announced.isdecimal() and not encoded and int(announced) != count:
+            raise CallUnavailable(f"{what}: {count:,} of {int(announced):,} bytes arrived", code="incomplete")
+        return count
+
+    def file_bytes(self, file_id: str) -> int | None:
+        data = self._read(f"file {file_id}", lambda: self._client.files.with_raw_response.retrieve(file_id))
+        size = whole(data.get("bytes"))
+        return size if size is not None and size >= 0 else None
+
+    def fence(self, file_id: str) -> bool:
+        if self._facts.capabilities.fence != "delete_file":
+            return False
+        what = f"deletion of file {file_id}"
+        try:
+            data = self._read(what, lambda: self._client.files.with_raw_response.delete(file_id))
+        except CallNotFound as error:
+            if error.code == _FOREIGN_404:
+                raise CallUnavailable(error.message, status=404) from None
+            return True
+        return data.get("deleted") is not False
+
+    def fingerprint(self) -> str | None:
+        if self._key is None:
+            return None
+        parts = (self._key, self._client.organization or "", self._client.project or "")
+        digest = hmac.new(b"batchling key fingerprint 1", "\0".join(parts).encode(), hashlib.sha256)
+        return digest.hexdigest()[:16]
+
+    def _page(self, page_size: int, query: dict[str, Any]) -> dict[str, Any]:
+        data = self._read(
+            "list of batches",
+            lambda: self._client.batches.with_raw_response.list(limit=page_size, extra_query=query),
+        )
+        if not isinstance(data.get("data"), list):
+            raise CallUnavailable(f"the list of batches has no data ({_shape(data)})")
+        return data
+
+    def _batch(self, what: str, call: Callable[[], Any]) -> Batch:
+        data = self._read(what, call)
+        batch = read_batch(data)
+        if batch is None:
+            raise CallUnavailable(f"{what}: the reply is no batch ({_shape(data)})")
+        return batch
+
+    def _read(self, what: str, call: Callable[[], Any]) -> dict[str, Any]:
+        """Performs a call that is free and returns its reply's JSON object."""
+        with self._transport(what):
+            reply = call()
+        data = self._json(reply.content)
+        if not isinstance(data, dict):
+            raise CallUnavailable(f"{what}: the reply is no JSON object ({_shape(data)})", status=reply.status_code)
+        return data
+
+    @contextmanager
+    def _transport(self, what: str) -> Iterator[None]:
+        """Turns the client's and the transport's exceptions on a call that is free into ours."""
+        try:
+            yield
+        except openai.APIStatusError as error:
+            raise self._status_error(what, error) from None
+        except openai.APIConnectionError as error:
+            raise CallUnavailable(self._scrub(f"{what}: {_reason(error)}")) from error
+        except Exception as error:
+            # A stream that breaks off while it is read raises the HTTP library's own types: httpx before openai 3,
+            # httpx2 since. Anything else is a mistake of ours and must be seen.
+            if type(error).__module__.partition(".")[0] not in _HTTP_LIBRARIES:
+                raise
+            raise CallUnavailable(self._scrub(f"{what}: {_reason(error)}")) from error
+
+    def _status_error(self, what: str, error: openai.APIStatusError) -> CallError:
+        """What a status ≥ 400 means on a call that is free."""
+        status = error.status_code
+        code, message, own = self._refusal(error)
+        text = f"{what}: {status} {message}"
+        wait = _retry_after(error.response.headers)
+        if status == 404:
+            return CallNotFound(text, status=status, code=code if own else _FOREIGN_404, retry_after=wait)
+        # 413 has no reason to end: a gateway that finds a file too large finds it too large again.
+        if status == 413 or (own and 400 <= status < 500 and status not in _TRANSIENT):
+            return CallRefused(text, status=status, code=code, retry_after=wait)
+        return CallUnavailable(text, status=status, code=code, retry_after=wait)
+
+    def _create_error(self, error: openai.APIStatusError) -> CallError:
+        """What a status ≥ 400 means on the call that spends."""
+        status = error.status_code
+        code, message, own = self._refusal(error)
+        text = f"creation of a batch: {status} {message}"
+        wait = _retry_after(error.response.headers)
+        if own and 400 <= status < 500 and status not in (408, 409):
+            return CallRefused(text, status=status, code=code, retry_after=wait)
+        return CallAmbiguous(text, status=status, code=code, retry_after=wait)
+
+    def _refusal(self, error: openai.APIStatusError) -> tuple[str | None, str, bool]:
+        """Code, message, and whether the body is the provider's own error body."""
+        data = self._json(error.response.content)
+        refusal = read_refusal(data)
+        if refusal is None:
+            return None, f"without the provider's error body ({_shape(data)})", False
+        code, message = refusal
+        return code, self._scrub(message), True
+
+    def _json(self, content: bytes) -> Any:
+        """The body's JSON value with the key blotted out; None when it is not JSON."""
+        if self._key is not None:
+            content = content.replace(self._key.encode(), b"***")
+        try:
+            return orjson.loads(content)
+        except ValueError:
+            return None
+
+    def _scrub(self, text: str) -> str:
+        if self._key is not None:
+            text = text.replace(self._key, "***")
+        return text[:_MAX_MESSAGE]
+
+
+def _reason(error: BaseException) -> str:
+    """The transport's words: the client says only 'Connection error.', the cause says which."""
+    cause = error.__cause__
+    text = f"{type(cause).__name__}: {cause}" if cause is not None and str(cause) else str(error)
+    return f"{type(error).__name__} ({text})" if text else type(error).__name__
+
+
+def _shape(data: Any) -> str:
+    """What a reply looks like, without its content."""
+    if isinstance(data, dict):
+        return "properties: " + (", ".join(sorted(map(str, data))[:12]) or "none")
+    return "not JSON" if data is None else type(data).__name__
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds from `retry-after-ms` or `retry-after` (seconds or a date); at most a day."""
+    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        value = headers.get(name)
+        if value is None:
+            continue
+        try:
+            seconds = float(value) / unit
+        except ValueError:
+            try:
+                moment = parsedate_to_datetime(value)
+                seconds = (moment - parsedate_to_datetime(headers["date"])).total_seconds()
+            except (ValueError, KeyError, TypeError):
+                continue
+        if math.isfinite(seconds):
+            return min(max(seconds, 0.0), 86400.0)
+    return None

@@ -1,0 +1,127 @@
+"""Reads the OpenAI-shaped JSON objects tolerantly: nulls, strings for numbers, missing and extra fields.
+
+Facts: OpenAI API reference (batch object, 2026-11); console.groq.com/docs/batch for the bare `errors`
+list; Azure's how-to for null counts and `""` as a file id.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+from batchling.collect import usage_of, whole
+from batchling.models import Batch, BatchError
+
+_MAX_MESSAGE = 2000
+_NEUTRAL = {
+    "validating": "validating",
+    "failed": "failed",
+    "in_progress": "in_progress",
+    "finalizing": "finalizing",
+    "completed": "completed",
+    "expired": "expired",
+    "cancelling": "cancelling",
+    "canceling": "cancelling",
+    "cancelled": "cancelled",
+    "canceled": "cancelled",
+}
+
+
+def text_of(value: Any) -> str | None:
+    """An id or another opaque text; None, "" and anything that is no text or number mean absent."""
+    if isinstance(value, str):
+        return value or None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return None
+
+
+def read_batch(data: Any) -> Batch | None:
+    """A batch object, or None when this is not one (no id)."""
+    if not isinstance(data, dict):
+        return None
+    batch_id = text_of(data.get("id"))
+    if batch_id is None:
+        return None
+    status = text_of(data.get("status")) or "unknown"
+    counts = data.get("request_counts")
+    if not isinstance(counts, dict):
+        counts = {}
+    metadata = data.get("metadata")
+    return Batch(
+        id=batch_id,
+        status=_NEUTRAL.get(status.lower(), status),
+        input_file_id=text_of(data.get("input_file_id")),
+        output_file_id=text_of(data.get("output_file_id")),
+        error_file_id=text_of(data.get("error_file_id")),
+        created_at=_seconds(data.get("created_at")),
+        metadata={str(k): str(v) for k, v in metadata.items()} if isinstance(metadata, dict) else {},
+        errors=read_errors(data.get("errors")),
+        total=whole(counts.get("total")),
+        completed=whole(counts.get("completed")),
+        failed=whole(counts.get("failed")),
+        usage=usage_of(data.get("usage")),
+    )
+
+
+def read_errors(errors: Any) -> tuple[BatchError, ...]:
+    """A batch's errors: a list object, a bare list (Groq), one object or one text."""
+    if isinstance(errors, dict):
+        errors = errors["data"] if isinstance(errors.get("data"), list) else [errors]
+    elif isinstance(errors, str):
+        errors = [errors]
+    if not isinstance(errors, list):
+        return ()
+    found = []
+    for entry in errors:
+        if isinstance(entry, dict):
+            code, message = text_of(entry.get("code")), text_of(entry.get("message"))
+            if code or message:
+                found.append(
+                    BatchError(
+                        code=code,
+                        message=message and message[:_MAX_MESSAGE],
+                        line=whole(entry.get("line")),
+                        param=text_of(entry.get("param")),
+                    )
+                )
+        elif isinstance(entry, str) and entry:
+            found.append(BatchError(code=None, message=entry[:_MAX_MESSAGE]))
+    return tuple(found)
+
+
+def read_refusal(body: Any) -> tuple[str | None, str] | None:
+    """Code and message of the provider's own error body; None when this is something else.
+
+    Accepted are `{"error": {…}}` with a message or code, `{"error": "text"}`, and the flat form
+    `{"object": "error", "message": …}`. HTML and foreign JSON come from whatever stands between
+    us and the provider, and say nothing about what the provider did.
+    """
+    if not isinstance(body, dict):
+        return None
+    error = body if body.get("object") == "error" else body.get("error")
+    if isinstance(error, str) and error:
+        return None, error
+    if not isinstance(error, dict):
+        return None
+    message = text_of(error.get("message"))
+    code = text_of(error.get("code")) or text_of(error.get("type"))
+    if message is None and code is None:
+        return None
+    return code, message or code or ""
+
+
+def _seconds(value: Any) -> float | None:
+    """Unix seconds from a number, a number in a text, or an ISO 8601 text (UTC unless it says otherwise)."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            moment = datetime.fromisoformat(str(value))
+        except ValueError:
+            return None
+        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return seconds if math.isfinite(seconds) else None

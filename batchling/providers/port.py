@@ -1,0 +1,115 @@
+"""The port: what batchling needs of a provider, and nothing else.
+
+Every call is synchronous and thread-safe, and none of them retries by itself: the runner repeats
+what is free, and never repeats what spends. Errors are the `Call…` types of `batchling.errors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import BinaryIO, Protocol
+
+from batchling.collect import Garbage
+from batchling.models import Batch, Response, Submission
+from batchling.spec import ProviderConfig
+
+
+class Provider(Protocol):
+    """One provider, reached with one key.
+
+    On the calls that read (`poll`, `find`, `fetch`, `file_bytes`) and on those that are free and may be
+    repeated (`upload`, `fence`, `cancel`):
+
+        CallUnavailable: timeout, reset, cut body, 408, 409, 429, 5xx, or a body that is not the provider's.
+        CallNotFound: 404; unknown, not gone.
+        CallRefused: a definite 4xx with the provider's own error body (a revoked key, for example).
+    """
+
+    @property
+    def facts(self) -> ProviderConfig:
+        """The provider's facts, as configured."""
+        ...
+
+    def encode(self, custom_id: str, path: str, body: bytes) -> bytes:
+        """One line of an input file, line feed included.
+
+        Args:
+            custom_id: at most 64 characters of `[A-Za-z0-9_-]`.
+            path: URL path of the endpoint.
+            body: the request's JSON, exactly as it is to be sent.
+        """
+        ...
+
+    def decode(self, line: bytes) -> Response | Garbage:
+        """One line of an output or error file. Pure; never raises, whatever the line holds."""
+        ...
+
+    def upload(self, submission: Submission, content: BinaryIO) -> str:
+        """Uploads an input file and returns its id. Costs nothing and may be repeated.
+
+        Args:
+            submission: names the file, so that a person finds it again.
+            content: an open file, read from its beginning in pieces.
+        """
+        ...
+
+    def create(self, submission: Submission, file_id: str, window: str) -> Batch:
+        """Creates the batch. The only call that spends; sent exactly once.
+
+        Args:
+            submission: goes into the batch's metadata where the provider has some.
+            file_id: what `upload` returned.
+            window: completion window, e.g. `24h`, passed on as it is.
+
+        Raises:
+            CallRefused: a 4xx (not 408, not 409) with the provider's own error body: nothing was made.
+            CallAmbiguous: everything else; the batch may exist.
+        """
+        ...
+
+    def poll(self, batch_id: str) -> Batch:
+        """The batch as it is now."""
+        ...
+
+    def find(self, since: float, *, page_size: int = 100, limit_pages: int = 1000) -> Iterator[Batch]:
+        """Batches in the provider's list, newest first, at least back to `since`.
+
+        Ends by itself on every server, also on one that ignores its cursor. When it cannot be
+        certain that the list went back far enough it yields all it got and then raises
+        CallUnavailable, so that a caller never takes a broken list for an absence.
+
+        Args:
+            since: unix seconds; an hour is added for clocks that differ.
+            page_size: batches asked for in each page.
+            limit_pages: pages read at most.
+        """
+        ...
+
+    def fetch(self, file_id: str, sink: BinaryIO) -> int:
+        """Streams a file's bytes into `sink` and returns how many they were.
+
+        Raises:
+            CallUnavailable: also when less arrived than Content-Length announced; `sink` then holds a part.
+        """
+        ...
+
+    def file_bytes(self, file_id: str) -> int | None:
+        """The file's size in bytes as the provider states it; None when it does not."""
+        ...
+
+    def fence(self, file_id: str) -> bool:
+        """Deletes an input file, so that a create that arrives later must fail.
+
+        Returns:
+            True when the provider confirms that the file is gone (deleted now, or a 404 of its own).
+            False when it cannot be fenced here.
+        """
+        ...
+
+    def cancel(self, batch_id: str) -> Batch:
+        """Asks for the batch's cancellation; it may take minutes and the rows done are paid."""
+        ...
+
+    def fingerprint(self) -> str | None:
+        """16 hexadecimal digits that change when the key (or its project) changes; None without a key."""
+        ...

@@ -1,0 +1,1 @@
+"""The only loop: decide → perform → journal → apply."""

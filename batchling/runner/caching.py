@@ -1,0 +1,136 @@
+"""Answers that were bought before: their raw lines are copied into the new plan and decoded by its own schemas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from batchling import catalog
+from batchling.collect import Join, Row
+from batchling.disk import Disk
+from batchling.errors import CatalogDamagedError
+from batchling.models import Price, RowState
+from batchling.request import repair_key
+from batchling.runner.folder import PlanFolder
+from batchling.runner.gathering import chunks, write_lines
+from batchling.runner.judging import Schemas, charge_at, judge_again, judge_by_schema
+from batchling.runner.shards import IndexEntry, index_line, read_also, read_index
+
+CacheLane = tuple[str, str, str, str]
+"""Provider, address, URL path, model: where answers of a lane are looked for."""
+
+
+def answers(runs: Path, lane: CacheLane) -> Iterator[catalog.Answer]:
+    """The latest answer to every key that was asked there."""
+    provider, base_url, path, model = lane
+    return catalog.answered(runs, provider=provider, model=model, base_url=base_url, endpoint=path)
+
+
+def reuse_answers(
+    disk: Disk, runs: Path, folder: PlanFolder, lanes: Mapping[int, CacheLane], repairs: int, *, tag: str = "cache"
+) -> None:
+    """Copies the answers to the keys in `<tag>.index.csv`, and to their repairs, into `<tag>.jsonl`.
+
+    An invalid answer's repair was paid as well, so it comes along; it is added to the index.
+
+    Args:
+        repairs: how many repairs a row can have had.
+
+    Raises:
+        CatalogDamagedError: the catalog names a line that is not there.
+    """
+    index = folder.responses / f"{tag}.index.csv"
+    roots = {entry.key: entry for entry in read_index(disk, index)}
+    found: list[tuple[IndexEntry, catalog.Answer]] = []
+    for lane, where in lanes.items():
+        mine = {key: entry for key, entry in roots.items() if entry.lane == lane}
+        if not mine:
+            continue
+        children: dict[str, IndexEntry] = {}
+        for answer in answers(runs, where):
+            root = mine.get(answer.key)
+            if root is not None:
+                found.append((root, answer))
+                if answer.state == RowState.INVALID:
+                    for n in range(1, repairs + 1):
+                        key = repair_key(root.key, n)
+                        children[key] = IndexEntry(key, root.key, None, 0, root.schema, lane)
+        if children:
+            for answer in answers(runs, where):
+                if answer.key in children:
+                    found.append((children[answer.key], answer))
+    _copy(disk, runs, folder.responses / f"{tag}.jsonl", [answer for _, answer in found])
+    added = [entry for entry, _ in found if entry.parent]
+    if added:
+        writer = disk.append(index)
+        try:
+            writer.write(b"".join(map(index_line, added)))
+            writer.sync()
+        finally:
+            writer.close()
+
+
+def _copy(disk: Disk, runs: Path, target: Path, answers: Sequence[catalog.Answer]) -> None:
+    groups: dict[tuple[str, str], list[catalog.Answer]] = {}
+    for answer in answers:
+        groups.setdefault((answer.plan_id, answer.file), []).append(answer)
+
+    def lines() -> Iterator[bytes]:
+        for (plan, file), group in sorted(groups.items()):
+            path = runs / plan / "responses" / file
+            with disk.reader(path) as reader:
+                for answer in sorted(group, key=lambda a: a.offset):
+                    reader.seek(answer.offset)
+                    line = reader.read(answer.length)
+                    if answer.key.encode() not in line:
+                        raise CatalogDamagedError(
+                            f"request {answer.key} is not where the catalog says",
+                            where=f"{path} at byte {answer.offset}",
+                            next_command="batchling doctor --rebuild",
+                        )
+                    yield line + b"\n"
+
+    write_lines(disk, target, lines())
+
+
+def decode_cache(
+    disk: Disk,
+    folder: PlanFolder,
+    schemas: Schemas,
+    prices: Mapping[int, Price | None],
+    decoders: Callable[[int], Callable[[bytes], object]],
+    *,
+    tag: str = "cache",
+) -> None:
+    """Writes `<tag>.decoded.jsonl` from the raw lines and their index. Free to repeat."""
+    raw = folder.responses / f"{tag}.jsonl"
+    entries = read_index(disk, folder.responses / f"{tag}.index.csv")
+
+    def decoded() -> Iterator[bytes]:
+        for lane in sorted({entry.lane for entry in entries}):
+            mine = [entry for entry in entries if entry.lane == lane]
+            join = Join(
+                (Row(e.key, e.parent or None, e.tokens, 1) for e in mine),
+                suffix=None,
+                judge=judge_by_schema(mine, schemas),
+                shard=0,
+                attempt=1,
+                source="cache",
+                charge=charge_at(prices.get(lane)),
+                decode=decoders(lane),  # type: ignore[arg-type]
+            )
+            yield from join.read(raw.name, chunks(disk, raw))
+            yield from join.finish()
+
+    target = folder.responses / f"{tag}.decoded.jsonl"
+    also = read_also(disk, folder.also)
+    if also:  # before the other, whose being there says that both are
+        write_lines(disk, folder.judged_again(target), judge_again(decoded(), also, schemas))
+    write_lines(disk, target, decoded())
+
+
+def cached_tags(disk: Disk, folder: PlanFolder) -> Iterable[str]:
+    """`cache`, and one more for each plan whose answers were waited for."""
+    for name in disk.names(folder.responses):
+        if name.startswith("cache") and name.endswith(".index.csv"):
+            yield name.removesuffix(".index.csv")

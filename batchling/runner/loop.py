@@ -1,0 +1,84 @@
+"""decide → perform → journal → apply, until nothing is left to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+
+from batchling.ledger import Action, Do, Phase, decide
+from batchling.runner import gathering, replanning, submission
+from batchling.runner.session import Session
+
+PERFORM: dict[Do, Callable[[Session, Action], None]] = {
+    Do.UPLOAD: submission.send,
+    Do.CREATE: submission.create,
+    Do.RECOVER: submission.recover,
+    Do.SETTLE: submission.settle,
+    Do.AUDIT: submission.audit,
+    Do.CANCEL: submission.cancel,
+    Do.DROP: submission.drop,
+    Do.POLL: gathering.poll,
+    Do.COLLECT: gathering.collect,
+    Do.INGEST: gathering.ingest,
+    Do.REPLAN: replanning.replan,
+    Do.SPLIT: replanning.split,
+}
+
+SENDING = frozenset({Do.UPLOAD, Do.CREATE, Do.RECOVER, Do.SETTLE, Do.AUDIT, Do.SPLIT})
+"""What `--detach` still does before it lets go."""
+
+
+Steps = Generator[float, None, str]
+"""Does what there is to do now, then yields until when (Unix seconds) there is nothing; in the end returns why."""
+
+
+def drive(session: Session, *, detach: bool = False, awaited: Callable[[Session], bool] | None = None) -> str:
+    """Does everything there is to do for a plan, and waits in between. Arguments and result: see `steps`."""
+    going = steps(session, detach=detach, awaited=awaited)
+    while True:
+        try:
+            until = next(going)
+        except StopIteration as end:
+            return str(end.value)
+        session.clock.sleep(max(0.0, until - session.clock.now()))
+
+
+def steps(session: Session, *, detach: bool = False, awaited: Callable[[Session], bool] | None = None) -> Steps:
+    """Drives a plan without sleeping, so that one process can go on with several.
+
+    Args:
+        detach: return as soon as nothing can be sent now, without waiting for answers.
+        awaited: called when this plan has nothing left of its own but waits for another plan's keys;
+            True when it made progress, False when the other plan is not ready yet.
+
+    Returns:
+        Why it returned: `finished`, `parked`, `refused`, `budget`, `detached`, or `awaiting`.
+    """
+    while True:
+        actions = decide(session.state, session.clock.now(), session.policy, session.pace)
+        if detach:
+            actions = [a for a in actions if a.do in SENDING or a.do in (Do.STOP, Do.FINISH)]
+            if not actions:
+                return "detached"
+        first = actions[0]
+        if first.do is Do.WAIT:
+            yield first.until
+        elif first.do is Do.STOP:
+            return first.why
+        elif first.do is Do.FINISH:
+            if session.state.awaits:
+                if awaited is None or not awaited(session):
+                    return "awaiting"
+                yield session.clock.now()  # the other plan may be one that this process goes on with as well
+                continue
+            state = "cancelled" if session.state.cancel_requested else "finished"
+            session.record({"kind": "finished", "state": state, "counts": session.state.counts()})
+            return "finished"
+        else:
+            for action in actions:
+                PERFORM[action.do](session, action)
+                if action.do in (Do.UPLOAD, Do.CREATE) and not _went_out(session, action):
+                    break  # what became of it (or why it was refused) decides what may be sent next
+
+
+def _went_out(session: Session, action: Action) -> bool:
+    return session.shard(action.shard, action.attempt)[1].phase is Phase.CREATED

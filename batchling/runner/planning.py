@@ -1,0 +1,455 @@
+"""Making a plan: identity, what is known already, what is in flight elsewhere, and a folder that appears whole.
+
+All of it happens under `runs/lock`, so that two plans made at once never both take a key: the
+folder is renamed into place with its journal in it, and from then on its keys are claimed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from batchling import catalog, source
+from batchling.clock import Clock
+from batchling.collect import lines
+from batchling.disk import Disk, write_file
+from batchling.errors import ConfigError, RefusedError
+from batchling.journal import Journal, read
+from batchling.ledger import State, replay
+from batchling.models import ANSWERED
+from batchling.packing import KeySet, plan_id, plan_identity
+from batchling.providers import Provider
+from batchling.runner.caching import answers, reuse_answers
+from batchling.runner.compiling import CountingSink, FolderSink, Known, Totals, compile_requests
+from batchling.runner.folder import PlanFolder, folders
+from batchling.runner.gathering import chunks
+from batchling.runner.points import LanePlan, Point, is_local, make_ready, run_lookup_in, sha256_json
+from batchling.runner.provenance import provenance
+from batchling.runner.shards import read_index
+from batchling.spec import Spec
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Draft:
+    """Specs made ready, with their rows: everything known before keys are looked up."""
+
+    points: tuple[Point, ...]
+    lanes: tuple[LanePlan, ...]
+    snapshots: dict[str, source.Snapshot]
+    identity: str
+
+    @property
+    def budget(self) -> Decimal | None:
+        """USD; the tightest of the runs' budgets."""
+        given = [p.spec.config.budget.usd for p in self.points if p.spec.config.budget.usd is not None]
+        return Decimal(str(min(given))) if given else None
+
+    @property
+    def name(self) -> str:
+        return self.points[0].spec.config.name
+
+    @property
+    def simulated(self) -> bool:
+        """No model was asked: the embedded server makes the answers up."""
+        kinds = [p.spec.config.provider.engine for p in self.points if is_local(p.spec)]
+        return len(kinds) == len(self.points) and all(engine is not None and engine.kind != "http" for engine in kinds)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A plan to go on with. `how`: created, unfinished or finished."""
+
+    folder: PlanFolder
+    how: str
+    totals: Totals | None = None
+
+
+def draft(specs: Sequence[Spec], data_folder: Path, runs: Path, *, now: float) -> Draft:
+    """Compiles schemas, snapshots the rows into `data_folder`, checks the metrics.
+
+    Args:
+        now: Unix seconds; limits that refusals taught hold for a while.
+
+    Raises:
+        UsageError: a schema, a source or a metric is wrong.
+    """
+    points, lanes = make_ready(specs)
+    learned = catalog.learned(runs, now=now)
+    lanes = [lane.within(learned.get((lane.group, lane.model))) for lane in lanes]
+    snapshots: dict[str, source.Snapshot] = {}
+    for point in points:
+        if point.data_key not in snapshots:
+            spec = point.spec
+            snapshots[point.data_key] = source.snapshot(
+                spec.config.data, spec.root, data_folder, run_lookup=run_lookup_in(runs)
+            )
+    checked: set[str] = set()
+    for point in points:
+        _check_budget_is_countable(point)
+        metrics = point.spec.config.metrics
+        types = output_type(point), data_type(snapshots[point.data_key])
+        mark = sha256_json([metrics, types])
+        if metrics and mark not in checked:  # the points of a sweep mostly share them
+            catalog.check(metrics, *types)
+            checked.add(mark)
+    identity = plan_identity(
+        [
+            part
+            for p in points
+            for part in (p.config_sha256, snapshots[p.data_key].sha256, p.prompt_sha256, p.schema_sha256)
+        ]
+    )
+    return Draft(tuple(points), tuple(lanes), snapshots, identity)
+
+
+def _check_budget_is_countable(point: Point) -> None:
+    config = point.spec.config
+    if config.budget.usd is not None and config.tokens == "off":
+        raise ConfigError(
+            "budget.usd needs counted tokens, and tokens is off",
+            next_command="set tokens=auto, or take the budget away",
+        )
+
+
+def output_type(point: Point) -> str | None:
+    """DuckDB type of `output` in records.parquet; None for plain text."""
+    if point.spec.config.model.endpoint == "embeddings":
+        return "FLOAT[]"
+    return point.schema.duckdb_type() if point.schema is not None else None
+
+
+def data_type(snapshot: source.Snapshot) -> str:
+    """DuckDB type of `data`."""
+    from batchling.duck import identifier
+
+    return "STRUCT(" + ", ".join(f"{identifier(c.name)} {c.type}" for c in snapshot.columns) + ")"
+
+
+def count(made: Draft, known: Known, providers: Sequence[Provider], *, show: int = 0) -> Totals:
+    """What `plan` prints: nothing is written."""
+    shapes = [lane.shape(provider.encode) for lane, provider in zip(made.lanes, providers, strict=True)]
+    sink = CountingSink(made.lanes, shapes)
+    totals = compile_requests(made.points, made.lanes, made.snapshots, known, sink, show=show)
+    for number, tally in enumerate(totals.lanes):
+        tally.shards = sink.shards(number)
+        tally.split_by = tuple(sink.reasons(number))
+    return totals
+
+
+def refuse_over_budget(made: Draft, totals: Totals) -> None:
+    """Step 2 for the whole plan.
+
+    Raises:
+        RefusedError: the worst case is above the budget, or cannot be known.
+    """
+    budget = made.budget
+    if budget is None:
+        return
+    worst = Decimal(0)
+    for lane, tally in zip(made.lanes, totals.lanes, strict=True):
+        if not tally.requests:
+            continue
+        if tally.worst_usd is None:
+            if any(p.spec.config.budget.unknown == "allow" for p in made.points):
+                continue
+            raise RefusedError(
+                f"budget.usd is {budget} USD, but the price of {lane.model} at {lane.spec.config.provider.name} is not known",
+                next_command="set model.price, or budget.unknown=allow",
+            )
+        worst += tally.worst_usd
+    if worst > budget:
+        raise RefusedError(
+            f"the worst case is {worst:.4f} USD, above budget.usd = {budget}",
+            next_command="raise budget.usd, lower model.max_output_tokens or set data.limit",
+        )
+
+
+def known_keys(disk: Disk, runs: Path, made: Draft, *, fresh: bool, retry: frozenset[str]) -> Known:
+    """Answered keys (unless `fresh`), and the keys that unfinished plans hold. Writes nothing.
+
+    What the catalog has not seen yet is read from the plans' decoded answers.
+
+    Args:
+        retry: record states whose rows are asked again.
+    """
+    known = Known()
+    if not fresh:
+        for lane in made.lanes:
+            for answer in answers(runs, lane_identity(lane)):
+                if answer.state not in retry:
+                    known.answered.add(answer.key)
+        for path in catalog.stale(runs).moved_on:
+            _add_decoded(disk, PlanFolder(path), retry, known.answered)
+    for folder, state in unfinished(disk, runs):
+        keys = KeySet()
+        for shard in state.shards.values():
+            if not shard.replanned and not (shard.unwanted and shard.over):
+                for entry in read_index(disk, folder.index(shard.number)):
+                    keys.add(entry.key)
+        if keys:
+            known.claimed[folder.plan_id] = keys
+    return known
+
+
+def _add_decoded(disk: Disk, folder: PlanFolder, retry: frozenset[str], answered: KeySet) -> None:
+    wanted = {str(outcome) for outcome in ANSWERED}
+    for name in disk.names(folder.responses):
+        if name.endswith(".decoded.jsonl"):
+            for _, line in lines(chunks(disk, folder.responses / name)):
+                document = orjson.loads(line)
+                if document["outcome"] in wanted and document["state"] not in retry:
+                    answered.add(document["key"])
+
+
+def lane_identity(lane: LanePlan) -> tuple[str, str, str, str]:
+    """Provider, address, URL path and model: what narrows the search for answers."""
+    from batchling.request import address
+
+    return lane.spec.config.provider.name, address(lane.spec.config), lane.path, lane.model
+
+
+def unfinished(disk: Disk, runs: Path) -> Iterator[tuple[PlanFolder, State]]:
+    """Plans whose journal has no end yet, oldest first."""
+    for folder in folders(disk, runs):
+        state = replay(read(disk, folder.journal))
+        if not state.finished:
+            yield folder, state
+
+
+@contextmanager
+def runs_locked(disk: Disk, runs: Path) -> Iterator[None]:
+    """`runs/lock`: plans are made, and keys claimed, one at a time."""
+    disk.make_folder(runs)
+    lock = disk.lock(runs / "lock", wait=True)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def find_same(disk: Disk, runs: Path, identity: str) -> tuple[PlanFolder, State] | None:
+    """The newest plan of this identity."""
+    for folder in reversed(folders(disk, runs)):
+        mark = folder.path / "identity"
+        if disk.exists(mark) and disk.read(mark).decode() == identity:
+            return folder, replay(read(disk, folder.journal))
+    return None
+
+
+def open_plan(
+    disk: Disk,
+    clock: Clock,
+    runs: Path,
+    specs: Sequence[Spec],
+    encoders: Callable[[Sequence[LanePlan]], Sequence[Provider]],
+    *,
+    command: str,
+    fresh: bool = False,
+    retry: Iterable[str] = (),
+    refresh_stale: Callable[[], object],
+) -> Opened:
+    """The plan that these specs make: a new one, or the one that is there.
+
+    Args:
+        encoders: a provider for each lane; only its `encode` is used here.
+        refresh_stale: brings the catalog up to date with every plan's files.
+
+    Raises:
+        UsageError: something in config, data, prompt or schema is wrong.
+        RefusedError: the worst case is above the budget.
+    """
+    with runs_locked(disk, runs):
+        for name in disk.names(runs):
+            if name.startswith(".making-"):
+                shutil.rmtree(runs / name, ignore_errors=True)  # a plan that was never finished being made
+        refresh_stale()
+        work = runs / f".making-{os.getpid()}-{os.urandom(4).hex()}"
+        try:
+            made = draft(specs, work / "data", runs, now=clock.now())
+            states = frozenset(retry)
+            same = None if fresh else find_same(disk, runs, made.identity)
+            if same is not None:
+                folder, state = same
+                if not state.finished:
+                    return Opened(folder, "unfinished")
+                if not states and not state.again:
+                    return Opened(folder, "finished")
+            known = known_keys(disk, runs, made, fresh=fresh, retry=states)
+            return _create(disk, clock, runs, work, made, known, encoders(made.lanes), command)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _create(
+    disk: Disk,
+    clock: Clock,
+    runs: Path,
+    work: Path,
+    made: Draft,
+    known: Known,
+    providers: Sequence[Provider],
+    command: str,
+) -> Opened:
+    now = clock.now()
+    name = plan_id(made.name, now, made.identity, os.urandom(8))
+    # The folder already has its last name inside, because custom_ids carry the end of it.
+    folder = PlanFolder(work / name)
+    for part in (folder.path, folder.requests, folder.responses, folder.manifest, folder.source):
+        disk.make_folder(part)
+    (work / "data").replace(folder.data)
+    snapshots = {key: replace(s, path=folder.data / s.path.name) for key, s in made.snapshots.items()}
+    run_ids = [f"{folder.tail}-{number:02d}" for number in range(1, len(made.points) + 1)]
+    shapes = [lane.shape(provider.encode) for lane, provider in zip(made.lanes, providers, strict=True)]
+    sink = FolderSink(disk, folder, shapes, run_ids)
+    totals = compile_requests(made.points, made.lanes, snapshots, known, sink)
+    shards = sink.finish()
+    for shard in shards:
+        totals.lanes[shard["lane"]].shards += 1
+    refuse_over_budget(made, totals)
+    write_sources(disk, folder, made)
+    document = plan_document(made, folder, run_ids, totals, command, now)
+    write_file(disk, folder.document, orjson.dumps(document, option=orjson.OPT_INDENT_2))
+    write_file(disk, folder.path / "identity", made.identity.encode())
+    if totals.cached:
+        attempts = max(p.spec.config.retry.attempts for p in made.points)
+        reuse_answers(disk, runs, folder, {lane.number: lane_identity(lane) for lane in made.lanes}, attempts)
+    awaits = sorted(plan for plan in known.claimed if disk.exists(folder.held(plan)))
+    journal = Journal(disk, folder.journal)
+    try:
+        events: list[dict[str, Any]] = [
+            {"kind": "plan_created", "plan_id": name, "identity": made.identity, "awaits": awaits}
+        ]
+        if shards:
+            events.append({"kind": "planned", "shards": shards, "why": "first"})
+        journal.append(events, ts=now)
+    finally:
+        journal.close()
+    target = PlanFolder(runs / name)
+    disk.replace(folder.path, target.path)
+    return Opened(target, "created", totals)
+
+
+def write_sources(disk: Disk, folder: PlanFolder, made: Draft) -> None:
+    """Copies the files that the runs were made from."""
+    written: dict[str, bytes] = {}
+    for point in made.points:
+        for file in point.spec.sources:
+            if written.get(file.name) == file.content:
+                continue
+            written[file.name] = file.content
+            path = folder.source / file.name
+            disk.make_folder(path.parent)
+            write_file(disk, path, file.content)
+
+
+def estimate_usd(made: Draft, totals: Totals) -> Decimal | None:
+    """A guess: input as counted, and answers a quarter as long as they may be (200 tokens where no limit is set)."""
+    total = Decimal(0)
+    for lane, tally in zip(made.lanes, totals.lanes, strict=True):
+        if not tally.requests:
+            continue
+        if lane.price is None or (tally.input_tokens is None and lane.price.input):
+            return None
+        from batchling import cost
+
+        each = 200 if lane.max_output_tokens is None else max(1, lane.max_output_tokens // 4)
+        total += cost.usd(lane.price, tally.input_tokens or 0, each * tally.requests if lane.price.output else 0)
+    return total
+
+
+def worst_usd(totals: Totals) -> Decimal | None:
+    """USD that the plan can cost at most, row attempts after the first not counted; None when unknown."""
+    total = Decimal(0)
+    for tally in totals.lanes:
+        if tally.requests and tally.worst_usd is None:
+            return None
+        total += tally.worst_usd or Decimal(0)
+    return total
+
+
+def plan_document(
+    made: Draft, folder: PlanFolder, run_ids: Sequence[str], totals: Totals, command: str, now: float
+) -> dict[str, Any]:
+    """plan.json: resolved configs, versions, git state, data hashes, prices. No secret: configs only name keys."""
+
+    def usd(value: Decimal | None) -> str | None:
+        return None if value is None else str(value)
+
+    from dataclasses import asdict
+
+    runs = []
+    for run_id, point, rows in zip(run_ids, made.points, totals.rows_of, strict=True):
+        config = point.spec.config
+        snapshot = made.snapshots[point.data_key]
+        runs.append(
+            {
+                "run_id": run_id,
+                "lane": point.lane,
+                "overrides": list(point.spec.overrides),
+                "config": point.spec.document,
+                "config_sha256": point.config_sha256,
+                "prompt_sha256": point.prompt_sha256,
+                "data_sha256": snapshot.sha256,
+                "data": f"data/{snapshot.path.name}",
+                "rows": rows // config.repeats,
+                "repeats": config.repeats,
+                "provider": config.provider.name,
+                "model": config.model.id,
+                "endpoint": config.model.endpoint,
+                "price": None if point.price is None else asdict(point.price),
+                "columns": [c.name for c in snapshot.columns],
+                "schema": None if point.schema is None else point.schema.json_schema,
+                "schema_index": point.schema_index,
+                "output_type": output_type(point),
+                "data_type": data_type(snapshot),
+                "metrics": dict(config.metrics),
+                "tokens": point.counter.name,
+            }
+        )
+    lanes = []
+    for lane, tally in zip(made.lanes, totals.lanes, strict=True):
+        provider, base_url, path, model = lane_identity(lane)
+        lanes.append(
+            {
+                "lane": lane.number,
+                "provider": provider,
+                "base_url": base_url,
+                "endpoint": path,
+                "model": model,
+                "requests": tally.requests,
+                "input_tokens": tally.input_tokens,
+                "learned_tokens": lane.learned_tokens,
+            }
+        )
+    return {
+        "version": 1,
+        "plan_id": folder.plan_id,
+        "identity": made.identity,
+        "experiment": made.name,
+        "created_at": now,
+        "command": command,
+        "simulated": made.simulated,
+        **provenance(made.points[0].spec.root),
+        "requests": totals.requests,
+        "cached": totals.cached,
+        "duplicates": totals.duplicates,
+        "awaiting": totals.awaiting,
+        "estimated_usd": usd(estimate_usd(made, totals)),
+        "estimated_usd_max": usd(worst_usd(totals)),
+        "lanes": lanes,
+        "runs": runs,
+    }
+
+
+def forget(folder: PlanFolder) -> None:
+    """Removes a plan that was made but not confirmed; nothing was sent for it."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(folder.path)

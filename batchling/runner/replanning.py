@@ -1,0 +1,149 @@
+"""Rows that are asked again: retries of what cost nothing, repairs of what does not fit the schema, and splits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+from batchling.errors import DataError, DiskError
+from batchling.ledger import Action, Phase, Shard, limit_of, size_of
+from batchling.models import RowState
+from batchling.runner.reading import Document, retriable, said
+from batchling.runner.session import LaneKit, Session
+from batchling.runner.shards import IndexEntry, ShardWriter, request_lines
+
+
+def body_of(line: bytes) -> bytes:
+    """The request's body as it was sent: exactly these bytes are what the key was made from."""
+    start = line.index(b'"body":') + len(b'"body":')
+    return line[start : line.rindex(b"}")]
+
+
+def _repair_number(kit: LaneKit, key: str, parent: str, row_attempt: int) -> int:
+    """Which repair of its root a request is: 0 for the root itself."""
+    assert kit.repair_key is not None
+    if not parent:
+        return 0
+    for n in range(1, row_attempt + 1):
+        if kit.repair_key(parent, n) == key:
+            return n
+    raise DiskError(f"request {key} is no repair of {parent}")
+
+
+def replan(session: Session, action: Action) -> None:
+    """Step 9: rows in a retryable state become pending again, in new shards, one row attempt later."""
+    kit = session.kits[action.lane]
+    wanted: dict[tuple[int, str], list[tuple[Shard, dict[str, Document]]]] = {}
+    left: dict[str, Counter[str]] = {}
+    for number in action.shards:
+        shard = session.state.shards[number]
+        documents = said(session.disk, session.folder, shard, [a for a in shard.attempts if a.phase is Phase.CLOSED])
+        retries = {k: d for k, d in documents.items() if retriable(d, shard)}
+        repairs = {k: d for k, d in documents.items() if d["state"] == RowState.INVALID and kit.repair is not None}
+        # Retries of a repair stay repairs: the catalog finds them by their parent.
+        for kind, rows in (("retry", retries), ("repair", repairs)):
+            if rows:
+                wanted.setdefault((shard.row_attempt + 1, kind), []).append((shard, rows))
+        # Rows that were to move on when the shard closed, and that do not now (repairs were turned off meanwhile).
+        moving = Counter(str(d["state"]) for d in (retries | repairs).values())
+        left[str(number)] = Counter(shard.counts) - Counter(shard.kept) - moving
+    records: list[dict[str, Any]] = []
+    first = max(session.state.shards) + 1
+    for (row_attempt, kind), found in sorted(wanted.items(), key=lambda item: item[0]):
+        lanes = {kit.lane.number: kit.shape}
+        writer = ShardWriter(session.disk, session.folder, lanes, first=first, row_attempt=row_attempt, kind=kind)
+        try:
+            for shard, rows in found:
+                paths = session.folder.shard(shard.number), session.folder.index(shard.number)
+                for entry, line in request_lines(session.disk, *paths, rows):
+                    try:
+                        _add(kit, writer, shard, entry, body_of(line), rows[entry.key] if kind == "repair" else None)
+                    except DataError:
+                        # Its repair, which repeats the answer, is longer than the provider takes: it stays invalid.
+                        left[str(shard.number)][str(RowState.INVALID)] += 1
+            records += writer.finish()
+        except BaseException:
+            writer.abandon()
+            raise
+        first = writer.next
+    session.record(
+        {
+            "kind": "planned",
+            "shards": records,
+            "replaces": list(action.shards),
+            "left": {number: dict(counts) for number, counts in left.items() if counts},
+            "why": "again",
+        }
+    )
+
+
+def _add(
+    kit: LaneKit, writer: ShardWriter, shard: Shard, entry: IndexEntry, body: bytes, answer: Document | None
+) -> None:
+    """Adds a request to be asked again as it was, or (with its answer) its repair.
+
+    Raises:
+        DataError: the repair is longer than the provider takes.
+    """
+    if answer is None:
+        writer.add(
+            kit.lane.number, entry.key, body, entry.tokens, parent=entry.parent, row=entry.key, schema=entry.schema
+        )
+        return
+    assert kit.repair is not None
+    root = entry.parent or entry.key
+    n = _repair_number(kit, entry.key, entry.parent, shard.row_attempt) + 1
+    text, errors = answer["text"] or "", answer["error"] or ""
+    key, repaired = kit.repair(root, body, text, errors, n)
+    # What is added is the answer, the errors and a sentence around them; a token is at least one byte.
+    added = len(text.encode("utf-8", "replace")) + len(errors.encode("utf-8", "replace")) + 200
+    tokens = None if entry.tokens is None else entry.tokens + added
+    writer.add(kit.lane.number, key, repaired, tokens, parent=root, row=root, schema=entry.schema)
+
+
+def split(session: Session, action: Action) -> None:
+    """A shard above a token limit that was learned after it was made is cut into shards that fit, at least in two.
+
+    One that was refused again and again with nothing of ours waiting is above the limit as the provider counts, although
+    not as we do: half of it is the limit from then on, for the model's other shards too.
+    """
+    shard = session.state.shards[action.shard]
+    kit = session.kit(shard)
+    limit = limit_of(session.state, kit.lane)
+    learned: list[dict[str, Any]] = []
+    if limit is None or size_of(shard) <= limit:
+        limit = max(1, size_of(shard) // 2)
+        where = {"group": kit.lane.group, "model": kit.lane.model}
+        learned.append({"kind": "learned", **where, "limit": limit, "guessed": True})
+    half = -(-shard.rows // 2)
+    if shard.input_tokens is None and limit is not None:
+        half = min(half, max(1, shard.rows * limit // max(1, size_of(shard))))
+    shape = replace(kit.shape, limits=replace(kit.shape.limits, max_tokens=limit, max_requests=half))
+    writer = ShardWriter(
+        session.disk,
+        session.folder,
+        {kit.lane.number: shape},
+        first=max(session.state.shards) + 1,
+        row_attempt=shard.row_attempt,
+        kind=shard.kind,
+    )
+    try:
+        every = _Everything()
+        paths = session.folder.shard(shard.number), session.folder.index(shard.number)
+        for entry, line in request_lines(session.disk, *paths, every):
+            writer.add(
+                kit.lane.number, entry.key, body_of(line), entry.tokens, parent=entry.parent, schema=entry.schema
+            )
+        records = writer.finish()
+    except BaseException:
+        writer.abandon()
+        raise
+    session.record(*learned, {"kind": "planned", "shards": records, "replaces": [shard.number], "why": "split"})
+
+
+class _Everything:
+    """A container that holds every key."""
+
+    def __contains__(self, key: object) -> bool:
+        return True

@@ -1,0 +1,134 @@
+"""A person's decision about a submission whose fate is unknown: adopt its batch, send it again, or give it up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from batchling.errors import CallError, CallNotFound, UnfinishedError, UsageError
+from batchling.ledger import Attempt, Phase, Shard
+from batchling.models import Batch
+from batchling.runner.gathering import give_up
+from batchling.runner.session import Session, own
+from batchling.runner.submission import adopt_from_list
+
+
+def parked(session: Session) -> list[tuple[Shard, Attempt]]:
+    """Every submission that waits for a person."""
+    return [(s, a) for s, a in session.state.attempts() if a.phase is Phase.PARKED]
+
+
+def adopt(session: Session, shard: int, batch_id: str, *, force: bool = False) -> None:
+    """The parked submission did happen: this is its batch.
+
+    Args:
+        shard: 1-based number of the parked shard.
+        force: take it although the provider does not show it, or shows a batch of another file.
+
+    Raises:
+        UsageError: nothing is parked there, or the batch is not made from the shard's file.
+        UnfinishedError: the provider can't be asked now.
+    """
+    found, attempt = _parked(session, shard)
+    if session.knows(batch_id):
+        raise UsageError(f"batch {batch_id} belongs to this plan already", next_command=_status(session))
+    batch: Batch | None = None
+    try:
+        batch = session.kit(found).provider.poll(batch_id)
+    except CallNotFound:
+        if not force:
+            raise UsageError(
+                f"the provider shows no batch {batch_id}",
+                where=f"shard {shard}",
+                next_command="check the id in the provider's dashboard, or add --force",
+            ) from None
+    except CallError as error:
+        if not force:
+            raise UnfinishedError(
+                f"the provider cannot be asked about batch {batch_id}: {error.message}",
+                next_command="type the same command again later",
+            ) from error
+    if (
+        batch is not None
+        and own(batch, session, session.kit(found).lane.group) != (shard, attempt.number)
+        and not force
+    ):
+        raise UsageError(
+            f"batch {batch_id} is made from file {batch.input_file_id}, not from {attempt.file_id} of shard {shard}",
+            next_command="check the id in the provider's dashboard, or add --force",
+        )
+    if batch is not None:
+        session.batches[batch.id] = batch
+    session.record(
+        {
+            "kind": "created",
+            "shard": shard,
+            "attempt": attempt.number,
+            "batch_id": batch_id,
+            "adopted": True,
+            "by": "person",
+        }
+    )
+
+
+def resubmit(session: Session, shard: int) -> bool:
+    """The parked submission did not happen: send the shard again.
+
+    Before that the provider's list is read once more, and the old input file is deleted where that can be done,
+    so that the old submission cannot arrive after all.
+
+    Returns:
+        False when the list shows the batch by now: it was adopted, and nothing is sent again.
+
+    Raises:
+        UsageError: nothing is parked there.
+        UnfinishedError: the provider can't be asked now.
+    """
+    found, attempt = _parked(session, shard)
+    kit = session.kit(found)
+    try:
+        if kit.lane.can_list:
+            adopt_from_list(session, kit.lane.group)
+        if attempt.phase is not Phase.PARKED:
+            return False
+        if kit.lane.can_fence and attempt.file_id is not None and not kit.provider.fence(attempt.file_id):
+            raise UnfinishedError("the provider did not delete the input file", where=attempt.file_id)
+    except CallError as error:
+        raise UnfinishedError(
+            f"the provider cannot be asked about shard {shard}: {error.message}",
+            next_command="type the same command again later",
+        ) from error
+    session.record({"kind": "absent", "shard": shard, "attempt": attempt.number, "by": "person"})
+    return True
+
+
+def drop(session: Session, shard: int) -> None:
+    """The parked submission is given up: its rows stay without an answer, and its worst case stays in the budget.
+
+    Should its batch turn up in the provider's list before the plan is over, it is adopted and read all the same.
+
+    Raises:
+        UsageError: nothing is parked there.
+    """
+    found, attempt = _parked(session, shard)
+    give_up(session, found, attempt)
+    session.record({"kind": "dropped", "shard": shard, "attempt": attempt.number, "why": "resolved", "by": "person"})
+
+
+def _parked(session: Session, shard: int) -> tuple[Shard, Attempt]:
+    waiting = parked(session)
+    for found, attempt in waiting:
+        if found.number == shard:
+            return found, attempt
+    raise UsageError(
+        f"shard {shard} does not wait for a decision; parked: {_numbers(s.number for s, _ in waiting)}",
+        where=session.folder.plan_id,
+        next_command=_status(session),
+    )
+
+
+def _numbers(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, numbers)) or "none"
+
+
+def _status(session: Session) -> str:
+    return f"batchling status {session.folder.plan_id}"

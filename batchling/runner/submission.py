@@ -1,0 +1,258 @@
+"""Sending: upload, create, and finding out what became of a create whose answer was lost."""
+
+from __future__ import annotations
+
+import hashlib
+
+from batchling.collect import FailureKind, why_refused
+from batchling.errors import CallAmbiguous, CallError, CallNotFound, CallRefused, CallUnavailable, DiskError
+from batchling.ledger import Action, Attempt, Phase, Shard
+from batchling.models import Submission
+from batchling.runner.gathering import give_up
+from batchling.runner.session import Session, listing, own
+from batchling.runner.shards import chunks
+
+RETRY_SECONDS = 2.0
+"""First pause after a call that failed for now."""
+
+MAX_REFUSALS = 6
+"""Refusals in a row that neither a limit nor a file that is not ready explains; then a person is asked."""
+
+REUPLOAD_AFTER = 3
+"""Refusals in a row because the input file is not ready, after which it is uploaded again."""
+
+
+NOT_FOUND_TRIES = 4
+"""Uploads in a row that are answered 404, after which nobody is taken to be there."""
+
+LIST_TRIES = 4
+"""Lists in a row that break off (their cursor leads nowhere), after which they are taken for what the provider can do."""
+
+
+def submission(session: Session, shard: Shard, attempt: Attempt) -> Submission:
+    kit = session.kit(shard)
+    return Submission(
+        plan=session.folder.tail,
+        shard=shard.number,
+        attempt=attempt.number,
+        sha256=shard.sha256,
+        endpoint=kit.shape.path,
+        requests=shard.rows,
+    )
+
+
+def upload(session: Session, action: Action) -> None:
+    """Step 3. Costs nothing and may be repeated, so any failure is only put off."""
+    shard, attempt = session.shard(action.shard, action.attempt)
+    kit = session.kit(shard)
+    _check_bytes(session, shard)
+    if attempt.phase is not Phase.UPLOADING:
+        session.record({"kind": "upload_intent", "shard": shard.number, "attempt": attempt.number})
+    try:
+        with session.disk.reader(session.folder.shard(shard.number)) as content:
+            file_id = kit.provider.upload(submission(session, shard, attempt), content)
+    except CallRefused as error:
+        _refused(session, shard, attempt, error)
+        return
+    except CallError as error:
+        tries = session.failures.get(("submit", shard.number, attempt.number), 0) + 1
+        if isinstance(error, CallNotFound) and tries >= NOT_FOUND_TRIES:
+            # There is nothing yet that could be missing, so the address is wrong, or has no Files API.
+            refusal = CallRefused(error.message, status=404, code="no_files_api")
+            _refused(session, shard, attempt, refusal)
+            return
+        session.backoff("submit", shard.number, attempt.number, error, base=RETRY_SECONDS, what="upload")
+        return
+    session.settled("submit", shard.number, attempt.number)
+    session.record({"kind": "uploaded", "shard": shard.number, "attempt": attempt.number, "file_id": file_id})
+
+
+def send(session: Session, action: Action) -> None:
+    """Steps 3 and 4 of one shard, one after the other, so that its batch works while the next file is on its way."""
+    upload(session, action)
+    if session.shard(action.shard, action.attempt)[1].phase is Phase.UPLOADED:
+        create(session, action)
+
+
+def _check_bytes(session: Session, shard: Shard) -> None:
+    """What is sent is what was planned: the file may have been edited since."""
+    path = session.folder.shard(shard.number)
+    digest = hashlib.sha256()
+    for piece in chunks(session.disk, path):
+        digest.update(piece)
+    if digest.hexdigest() != shard.sha256:
+        raise DiskError(
+            f"the requests of shard {shard.number} are not the bytes that were planned; nothing of it was sent",
+            where=str(path),
+            next_command="restore the file from a backup, or cancel this plan",
+        )
+
+
+def create(session: Session, action: Action) -> None:
+    """Step 4: the only call that spends. Its intent is on disk before it leaves, its answer before anything else."""
+    shard, attempt = session.shard(action.shard, action.attempt)
+    kit = session.kit(shard)
+    assert attempt.file_id is not None
+    session.record(
+        {"kind": "create_intent", "shard": shard.number, "attempt": attempt.number, "file_id": attempt.file_id}
+    )
+    try:
+        batch = kit.provider.create(submission(session, shard, attempt), attempt.file_id, kit.window)
+    except CallRefused as error:
+        _refused(session, shard, attempt, error)
+        return
+    except CallError as error:
+        # AMBIGUOUS: it stays `creating`; the next decision recovers it.
+        session.observer.trouble(session, "create", error, 0.0)
+        return
+    session.settled("submit", shard.number, attempt.number)
+    session.record(
+        {"kind": "created", "shard": shard.number, "attempt": attempt.number, "batch_id": batch.id, "adopted": False}
+    )
+    session.batches[batch.id] = batch
+
+
+def _refused(session: Session, shard: Shard, attempt: Attempt, error: CallRefused) -> None:
+    """A definite no costs nothing: wait and try again, or stop this lane when waiting cannot help."""
+    failure = why_refused(error)
+    key = ("submit", shard.number, attempt.number)
+    retry_at = None
+    explained = failure.kind is FailureKind.THROTTLED
+    refusals = 0 if explained else attempt.refusals + 1
+    fatal = failure.kind is FailureKind.FATAL or refusals >= MAX_REFUSALS
+    reupload = failure.kind is FailureKind.NOT_READY and refusals == REUPLOAD_AFTER
+    if not fatal:
+        n = session.failures.get(key, 0)
+        session.failures[key] = n + 1
+        base = max(RETRY_SECONDS, session.kit(shard).poll_seconds)
+        wait = max(min(900.0, base * 2.0 ** min(n, 16)), error.retry_after or 0.0)
+        retry_at = session.clock.now() + wait
+        session.observer.trouble(session, "submit", error, wait)
+    events: list[dict[str, object]] = []
+    if failure.limit is not None:
+        lane = session.kit(shard).lane
+        events.append({"kind": "learned", "group": lane.group, "model": lane.model, "limit": failure.limit})
+    events.append(
+        {
+            "kind": "rejected",
+            "shard": shard.number,
+            "attempt": attempt.number,
+            "status": error.status,
+            "code": error.code,
+            "message": error.message[:500],
+            "refusals": 0 if fatal else refusals,
+            "fatal": fatal,
+            "reupload": reupload,
+            "retry_at": retry_at,
+        }
+    )
+    session.record(*events)
+
+
+def adopt_from_list(session: Session, group: str) -> None:
+    """Journals every listed batch that is made from one of our files and that the journal does not know."""
+    for batch in listing(session, group):
+        mine = own(batch, session, group)
+        if mine is None or session.knows(batch.id):
+            continue
+        shard, attempt = session.shard(*mine)
+        if attempt.batch_id is not None:
+            # One create, two batches: something between us and the provider sent it again.
+            session.record(
+                {"kind": "duplicate", "shard": shard.number, "attempt": attempt.number, "batch_id": batch.id}
+            )
+            continue
+        session.batches[batch.id] = batch
+        session.record(
+            {"kind": "created", "shard": shard.number, "attempt": attempt.number, "batch_id": batch.id, "adopted": True}
+        )
+
+
+def recover(session: Session, action: Action) -> None:
+    """Step 5, first half: is it in the list? If not, delete its input file, so that it can no longer happen."""
+    shard, attempt = session.shard(action.shard, action.attempt)
+    kit = session.kit(shard)
+    try:
+        if kit.lane.can_list:
+            adopt_from_list(session, kit.lane.group)
+        if attempt.phase is not Phase.CREATING:
+            session.settled("recover", shard.number, attempt.number)
+            return
+        if not (kit.lane.can_list and kit.lane.can_fence):
+            session.record({"kind": "parked", "shard": shard.number, "attempt": attempt.number})
+            return
+        assert attempt.file_id is not None
+        if not kit.provider.fence(attempt.file_id):
+            raise CallUnavailable("the input file could not be deleted")
+    except CallError as error:
+        if _list_is_broken(session, "recover", shard.number, attempt.number, error):
+            session.record({"kind": "parked", "shard": shard.number, "attempt": attempt.number})
+            return
+        session.backoff("recover", shard.number, attempt.number, error, base=RETRY_SECONDS, what="recover")
+        return
+    session.settled("recover", shard.number, attempt.number)
+    mark = session.clock.mark()
+    session.record({"kind": "fenced", "shard": shard.number, "attempt": attempt.number, "mark": mark})
+    session.pace.settling[shard.number, attempt.number] = session.clock.now()
+
+
+def settle(session: Session, action: Action) -> None:
+    """Step 5, second half: settled and still not in the list, so it did not happen; a dear one waits for a person."""
+    shard, attempt = session.shard(action.shard, action.attempt)
+    kit = session.kit(shard)
+    try:
+        adopt_from_list(session, kit.lane.group)
+    except CallError as error:
+        if _list_is_broken(session, "settle", shard.number, attempt.number, error):
+            session.record({"kind": "parked", "shard": shard.number, "attempt": attempt.number})
+            return
+        session.backoff("settle", shard.number, attempt.number, error, base=RETRY_SECONDS, what="recover")
+        return
+    session.settled("settle", shard.number, attempt.number)
+    if attempt.phase is not Phase.FENCED:
+        return
+    cheap = shard.max_usd is not None and shard.max_usd <= session.policy.resubmit_usd
+    kind = "absent" if cheap else "parked"
+    session.record({"kind": kind, "shard": shard.number, "attempt": attempt.number})
+
+
+def audit(session: Session, action: Action) -> None:
+    """Step 10: every batch made from our files is in the journal, or it is adopted now."""
+    try:
+        adopt_from_list(session, action.group)
+    except CallError as error:
+        if not _list_is_broken(session, "audit " + action.group, 0, 0, error):
+            session.backoff("audit " + action.group, 0, 0, error, base=RETRY_SECONDS, what="audit")
+            return
+    session.settled("audit " + action.group, 0, 0)
+    session.pace.audits[action.group] = session.clock.now()
+    session.pace.audited_seq[action.group] = session.state.over_count()
+
+
+def _list_is_broken(session: Session, do: str, shard: int, attempt: int, error: CallError) -> bool:
+    """The list broke off too often to wait for a better one. It still shows what is there, but proves no absence."""
+    return error.code == "list_incomplete" and session.failures.get((do, shard, attempt), 0) + 1 >= LIST_TRIES
+
+
+def cancel(session: Session, action: Action) -> None:
+    """Asks the provider to cancel; what was answered until then is still collected."""
+    shard, attempt = session.shard(action.shard, action.attempt)
+    assert attempt.batch_id is not None
+    try:
+        session.batches[attempt.batch_id] = session.kit(shard).provider.cancel(attempt.batch_id)
+    except (CallRefused, CallAmbiguous) as error:
+        # A refusal means that it ended meanwhile; an ambiguous answer, that it may have been heard. Polling tells.
+        session.observer.trouble(session, "cancel", error, 0.0)
+    except CallError as error:
+        session.backoff("cancel", shard.number, attempt.number, error, base=RETRY_SECONDS, what="cancel")
+        return
+    session.settled("cancel", shard.number, attempt.number)
+    session.record({"kind": "cancelling", "shard": shard.number, "attempt": attempt.number})
+
+
+def drop(session: Session, action: Action) -> None:
+    """A cancelled plan lets go of what was never sent; so does one that is superseded, of what nobody wants."""
+    shard, attempt = session.shard(action.shard, action.attempt)
+    why = "no longer wanted" if shard.unwanted else "cancelled"
+    give_up(session, shard, attempt)
+    session.record({"kind": "dropped", "shard": shard.number, "attempt": attempt.number, "why": why})

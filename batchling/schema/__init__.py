@@ -1,0 +1,8 @@
+"""Output schemas: what an answer must look like, how a provider is told, and how an answer is checked."""
+
+from __future__ import annotations
+
+from batchling.schema.limits import OPENAI_LIMITS, StrictLimits
+from batchling.schema.output import OutputSchema, Validated, compile
+
+__all__ = ["OPENAI_LIMITS", "OutputSchema", "StrictLimits", "Validated", "compile"]

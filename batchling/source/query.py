@@ -1,0 +1,112 @@
+"""`data.sql`: one SELECT, its files beside the experiment, its rows in an order.
+
+DuckDB looks for a relative file in the process's current folder first, so the same experiment would
+read other rows when it is run from elsewhere. The parsed query's file names are therefore made
+absolute before it runs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from batchling.duck import literal
+from batchling.errors import DataError
+from batchling.source.faults import shorten
+
+if TYPE_CHECKING:
+    import duckdb
+
+_READERS = re.compile(r"^(read_\w+|parquet_\w+|sniff_csv|glob)$", re.I)
+_FILE = re.compile(r"\.(csv|tsv|jsonl?|ndjson|parquet|pq|txt|db|duckdb|xlsx)(\.(gz|zst|bz2))?$|[*?]", re.I)
+_ABSOLUTE = re.compile(r"^(/|~|[a-z][a-z0-9+.-]*:)", re.I)
+
+
+def _tree(con: duckdb.DuckDBPyConnection, sql: str) -> dict[str, Any]:
+    row = con.execute("SELECT json_serialize_sql(?)", [sql]).fetchone()
+    tree: dict[str, Any] = json.loads(row[0]) if row else {}
+    return tree
+
+
+def is_ordered(con: duckdb.DuckDBPyConnection, sql: str) -> bool:
+    """Whether the outermost query has an ORDER BY."""
+    statements = _tree(con, sql).get("statements") or [{}]
+    modifiers = statements[0].get("node", {}).get("modifiers", [])
+    return any(m.get("type") == "ORDER_MODIFIER" for m in modifiers)
+
+
+def checked(con: duckdb.DuckDBPyConnection, sql: str, root: Path, *, has_id: bool) -> str:
+    """The query as it is run.
+
+    Raises:
+        DataError: not exactly one SELECT, a syntax error, or no ORDER BY where rows are named by position.
+    """
+    import duckdb
+
+    try:
+        statements = con.extract_statements(sql)
+    except duckdb.Error as error:
+        raise DataError(f"data.sql is not valid SQL: {shorten(str(error))}") from None
+    if len(statements) != 1:
+        raise DataError(f"data.sql must be one SELECT, not {len(statements)} statements")
+    if str(statements[0].type).rsplit(".", 1)[-1] != "SELECT":
+        kind = str(statements[0].type).rsplit(".", 1)[-1]
+        raise DataError(f"data.sql must be a SELECT, not {kind}: batchling only reads")
+    tree = _tree(con, sql)
+    if tree.get("error"):
+        raise DataError(f"data.sql must be one SELECT: {shorten(str(tree.get('error_message')))}")
+    if not has_id and not is_ordered(con, sql):
+        raise DataError(
+            "data.sql has no ORDER BY, so a row's position says nothing about which row it is",
+            next_command="set data.id to a column that names a row, or end the query with ORDER BY",
+        )
+    con.execute(f"SET file_search_path = {literal(str(root))}")
+    _anchor(tree, root)
+    try:
+        row = con.execute("SELECT json_deserialize_sql(?::JSON)", [json.dumps(tree)]).fetchone()
+    except duckdb.Error:  # a construct that DuckDB can parse and not print again
+        row = None
+    # The printed form has no comment or semicolon at its end, so that it can stand inside another query.
+    return str(row[0]) if row else sql.strip().rstrip(";") + "\n"
+
+
+def _anchor(node: Any, root: Path) -> None:
+    """Make the relative files of a parsed query absolute, in place."""
+    if isinstance(node, list):
+        for child in node:
+            _anchor(child, root)
+    if not isinstance(node, dict):
+        return
+    if node.get("type") == "BASE_TABLE" and not node.get("schema_name") and not node.get("catalog_name"):
+        name = str(node.get("table_name", ""))
+        if _FILE.search(name) and not _ABSOLUTE.match(name):
+            node["table_name"] = str(root / name)
+            if "qualified_name" in node:
+                node["qualified_name"] = {"path": [str(root / name)]}
+    if node.get("type") == "TABLE_FUNCTION":
+        function = node.get("function", {})
+        arguments = function.get("arguments") or function.get("children") or []
+        if _READERS.match(str(function.get("function_name", ""))) and arguments:
+            _anchor_texts(arguments[0], root)
+    for child in node.values():
+        _anchor(child, root)
+
+
+def _anchor_texts(node: Any, root: Path) -> None:
+    """The same for the constants of a reader's first argument: a text, or a list of texts."""
+    if isinstance(node, list):
+        for child in node:
+            _anchor_texts(child, root)
+    if not isinstance(node, dict):
+        return
+    if node.get("class") == "CONSTANT":
+        # DuckDB 2 writes {"literal": {"text": ...}}, DuckDB 1 {"value": {"value": ...}}
+        holder, key = (node.get("literal"), "text") if "literal" in node else (node.get("value"), "value")
+        value = holder.get(key) if isinstance(holder, dict) else None
+        if isinstance(holder, dict) and isinstance(value, str) and not _ABSOLUTE.match(value):
+            holder[key] = str(root / value)
+        return
+    for child in node.values():
+        _anchor_texts(child, root)

@@ -1,0 +1,221 @@
+"""Turn a `data:` section into one SQL relation, and name the files it reads.
+
+Nothing is copied here: a relation is SQL text over the person's files (csv, tsv, jsonl, parquet),
+their query, their inline rows, or an earlier run's records.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from batchling.duck import identifier, literal
+from batchling.errors import DataError
+from batchling.source import delimited, faults, query
+from batchling.spec import DataConfig
+
+if TYPE_CHECKING:
+    import duckdb
+
+REMOTE = re.compile(r"^[a-z][a-z0-9+.-]+://", re.I)
+_GLOB = re.compile(r"[*?\[]")
+_FORMATS = {
+    "csv": "csv",
+    "tsv": "tsv",
+    "tab": "tsv",
+    "jsonl": "jsonl",
+    "ndjson": "jsonl",
+    "parquet": "parquet",
+    "pq": "parquet",
+}
+_OPTION = re.compile(r"[a-z_][a-z0-9_]*")
+_NO_DATES = "\x01%Y"  # a format no text has: strings of a JSON file stay strings
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """A source as SQL.
+
+    Attributes:
+        sql: a SELECT over it.
+        what: how errors name it: a path, `data.sql`, `data.rows`, or the run.
+        paths: files it reads.
+        once: read it only once (a query may be costly, or answer differently the second time).
+        ordered: its rows have an order that the next reading repeats.
+        text: names of CSV columns that are plain text until `delimited.numbers` says otherwise.
+    """
+
+    sql: str
+    what: str
+    paths: tuple[str, ...] = ()
+    once: bool = False
+    ordered: bool = True
+    text: tuple[str, ...] = ()
+
+
+def needs_network(data: DataConfig) -> bool:
+    """Whether the source names a remote file, so that DuckDB may load an extension for it."""
+    if data.sql is not None:
+        return re.search(r"'[a-z][a-z0-9+.-]+://", data.sql, re.I) is not None
+    paths = [data.path] if isinstance(data.path, str) else data.path or []
+    return any(REMOTE.match(p) for p in paths)
+
+
+def relation(
+    con: duckdb.DuckDBPyConnection,
+    data: DataConfig,
+    root: Path,
+    scratch: Path,
+    run_lookup: Callable[[str], Path] | None,
+) -> Relation:
+    """The source as SQL.
+
+    Args:
+        con: a connection to look at files with.
+        data: the validated section.
+        root: the experiment's folder, where relative paths start.
+        scratch: folder for temporary files; it must live as long as the relation is used.
+        run_lookup: path of records.parquet for a run id, plan id or experiment name.
+
+    Raises:
+        DataError: a file is missing or malformed, an option unknown, or the query not one SELECT.
+    """
+    if data.sql is not None:
+        sql = query.checked(con, data.sql, root, has_id=data.id is not None)
+        return Relation(sql, "data.sql", once=True, ordered=query.is_ordered(con, data.sql))
+    if data.rows is not None:
+        return _inline(con, data, scratch)
+    if data.run is not None:
+        return _records(con, data.run, run_lookup)
+    return _files(con, data, root, scratch)
+
+
+def _files(con: duckdb.DuckDBPyConnection, data: DataConfig, root: Path, scratch: Path) -> Relation:
+    given = [data.path] if isinstance(data.path, str) else list(data.path or [])
+    if not given:
+        raise DataError("data.path is an empty list", next_command="name at least one file")
+    paths = [p for one in given for p in _expand(con, one, root)]
+    what = given[0] if len(given) == 1 else f"{given[0]} and {len(given) - 1} more"
+    kind = data.format or _format_of(paths, what)
+    for name in data.options:
+        if not _OPTION.fullmatch(name):
+            raise DataError(f"data.options: {name!r} is not the name of an option")
+    if kind in ("csv", "tsv"):
+        sql, text = delimited.relation(con, paths, kind, data.options, data.id)
+        return Relation(sql, what, tuple(paths), once=any(REMOTE.match(p) for p in paths), text=text)
+    if kind == "jsonl":
+        return Relation(_json(con, paths, data, scratch), what, tuple(paths), once=any(REMOTE.match(p) for p in paths))
+    options = "".join(f", {name} = {literal(value)}" for name, value in data.options.items())
+    return Relation(
+        f"SELECT * FROM read_parquet({literal([_escape(p) for p in paths])}{options})", what, tuple(paths), once=False
+    )
+
+
+def _expand(con: duckdb.DuckDBPyConnection, path: str, root: Path) -> list[str]:
+    if REMOTE.match(path) and not path.startswith("file://"):
+        return [path]
+    full = root / Path(path.removeprefix("file://")).expanduser()
+    if full.is_file():
+        return [str(full)]
+    if full.is_dir():
+        raise DataError(
+            f"data.path: {path} is a folder", next_command=f"name its files, e.g. {path.rstrip('/')}/*.parquet"
+        )
+    if _GLOB.search(path):
+        found = [row[0] for row in con.execute("SELECT file FROM glob(?) ORDER BY file", [str(full)]).fetchall()]
+        if found:
+            return found
+        raise DataError(f"data.path: no file matches {path}", where=str(root))
+    beside = sorted(p.name for p in full.parent.iterdir() if p.is_file()) if full.parent.is_dir() else []
+    if not full.parent.is_dir():
+        raise DataError(f"data.path: there is no folder {full.parent}", where=path)
+    shown = f" In that folder: {', '.join(beside[:10])}{', …' if len(beside) > 10 else ''}" if beside else ""
+    raise DataError(f"data.path: there is no file {path}{faults.nearest(full.name, beside)}{shown}", where=str(full))
+
+
+def _escape(path: str) -> str:
+    """A path for a DuckDB reader, which would take `[1]` in a file's name for a pattern."""
+    return path if REMOTE.match(path) else re.sub(r"([*?\[])", r"[\1]", path)
+
+
+def _format_of(paths: Sequence[str], what: str) -> str:
+    name = re.sub(r"[?#].*$", "", paths[0]) if REMOTE.match(paths[0]) else paths[0]
+    suffixes = [s.lstrip(".").lower() for s in Path(name).suffixes]
+    if suffixes and suffixes[-1] in ("gz", "zst", "zstd", "bz2"):
+        suffixes.pop()
+    kind = _FORMATS.get(suffixes[-1]) if suffixes else None
+    if kind is None:
+        raise DataError(
+            f"data.path: the format of {what} cannot be told from its name",
+            next_command="set data.format to csv, tsv, jsonl or parquet",
+        )
+    return kind
+
+
+def _json(con: duckdb.DuckDBPyConnection, paths: Sequence[str], data: DataConfig, scratch: Path) -> str:
+    options: dict[str, Any] = {
+        "format": "newline_delimited",
+        "records": "true",
+        "sample_size": -1,
+        "dateformat": _NO_DATES,
+        "timestampformat": _NO_DATES,
+        "union_by_name": True,
+        **data.options,
+    }
+    files = [_escape(_without_bom(p, scratch)) for p in paths]
+
+    def reader(settings: Mapping[str, Any]) -> str:
+        given = ", ".join(f"{name} = {literal(value)}" for name, value in settings.items())
+        return f"SELECT * FROM read_json({literal(files)}, {given})"
+
+    if "columns" in options:
+        return reader(options)
+    # Looking at every row for the columns costs as much as reading them: do it once and say the result.
+    with faults.explained("data", list(paths)):
+        found = con.execute(f"DESCRIBE {reader(options)}").fetchall()
+    for ours in ("sample_size", "auto_detect"):
+        options.pop(ours, None)
+    return reader({**options, "columns": {name: kind for name, kind, *_ in found}})
+
+
+def _without_bom(path: str, scratch: Path) -> str:
+    """The same file without a byte order mark, which DuckDB's JSON reader refuses."""
+    if REMOTE.match(path):
+        return path
+    with Path(path).open("rb") as file:
+        if file.read(3) != b"\xef\xbb\xbf":
+            return path
+        scratch.mkdir(parents=True, exist_ok=True)
+        copy = scratch / f"no-bom-{len(list(scratch.iterdir()))}-{Path(path).name}"
+        with copy.open("wb") as out:
+            while block := file.read(1 << 20):
+                out.write(block)
+    return str(copy)
+
+
+def _inline(con: duckdb.DuckDBPyConnection, data: DataConfig, scratch: Path) -> Relation:
+    assert data.rows is not None
+    if not data.rows:
+        raise DataError("data.rows is empty: there is nothing to ask")
+    scratch.mkdir(parents=True, exist_ok=True)
+    file = scratch / "rows.jsonl"
+    file.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in data.rows))
+    inline = data.model_copy(update={"options": {}})
+    return Relation(_json(con, [str(file)], inline, scratch), "data.rows")
+
+
+def _records(con: duckdb.DuckDBPyConnection, run: str, run_lookup: Callable[[str], Path] | None) -> Relation:
+    if run_lookup is None:
+        raise DataError(f"data.run: {run} cannot be looked up here", next_command="batchling status")
+    path = run_lookup(run)
+    if not path.is_file():
+        raise DataError(f"data.run: {run} has no records yet", where=str(path), next_command="batchling watch")
+    file = f"read_parquet({literal(_escape(str(path)))})"
+    one = con.execute(f"SELECT 1 FROM {file} WHERE run_id = ? LIMIT 1", [run]).fetchone()
+    where = f" WHERE {identifier('run_id')} = {literal(run)}" if one else ""
+    return Relation(f"SELECT * FROM {file}{where}", f"run {run}", (str(path),))

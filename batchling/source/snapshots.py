@@ -1,0 +1,369 @@
+"""The snapshot: the chosen rows of a source, named, checked and written once."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from batchling import duck
+from batchling.duck import identifier, literal
+from batchling.errors import DataError, DiskError
+from batchling.source import delimited, faults
+from batchling.source.digest import digest
+from batchling.source.relation import Relation, needs_network, relation
+from batchling.spec import DataConfig
+
+if TYPE_CHECKING:
+    import duckdb
+
+_MEMORY_MB = (64, 128, 512, 4096)
+"""MiB given to DuckDB; the next figure is tried only when a source does not fit (rows of many megabytes)."""
+
+_LOOK_MB = 128  # MiB for looking at a source's columns
+_BATCH_BYTES = 32 << 20  # a batch of `read` holds about this much at most
+
+_GROUP_BYTES = 16 << 20  # a row group of the snapshot, uncompressed; bounds what writing and reading hold
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of the source: its name and its DuckDB type."""
+
+    name: str
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The rows of a run, on disk.
+
+    Attributes:
+        path: a Parquet file with row (BIGINT, 0-based), row_id (VARCHAR) and data (STRUCT of all columns), in order.
+        sha256: content hash, as `digest` defines it; the file's name is its first 16 digits.
+        rows: number of rows.
+        columns: the fields of `data`.
+        id: the column that names a row; None when it is the 0-based position in the source.
+    """
+
+    path: Path
+    sha256: str
+    rows: int
+    columns: tuple[Column, ...]
+    id: str | None
+
+
+def snapshot(
+    data: DataConfig,
+    root: Path,
+    folder: Path,
+    *,
+    run_lookup: Callable[[str], Path] | None = None,
+    needed: Sequence[str] = (),
+) -> Snapshot:
+    """Write the rows that `data` describes to `<folder>/<sha16>.parquet`.
+
+    The order of things: the source's rows get their ids (a position counts before anything is left out), `where`
+    keeps some, `sample` keeps those with the smallest md5 of seed and id, `limit` keeps the first. Ids must be
+    unique and not empty among the rows that are left.
+
+    Args:
+        data: the validated section.
+        root: the experiment's folder, where relative paths start.
+        folder: where the file goes; made when it is not there.
+        run_lookup: path of records.parquet for `data.run`.
+        needed: columns that templates and metrics use; each must exist.
+
+    Raises:
+        DataError: what is wrong with the rows, and where.
+        DiskError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".reading-", dir=folder) as scratch:
+            return _with_memory(data, lambda mb: _write(data, root, folder, Path(scratch), run_lookup, needed, mb))
+    except OSError as error:
+        raise DiskError(f"the rows cannot be written: {error.strerror or error}", where=str(folder)) from error
+
+
+def columns_of(data: DataConfig, root: Path, *, run_lookup: Callable[[str], Path] | None = None) -> tuple[Column, ...]:
+    """The columns of a source, without its rows. Columns of csv and tsv are VARCHAR here; `snapshot` knows better."""
+    with (
+        tempfile.TemporaryDirectory(prefix="batchling-") as scratch,
+        _opened(data, Path(scratch), _LOOK_MB) as con,
+    ):
+        with faults.explained("data"):
+            source = relation(con, data, root, Path(scratch), run_lookup)
+        with faults.explained(source.what, source.paths):
+            return _columns(con, source.sql)
+
+
+def read(path: Path, columns: Sequence[str], *, batch: int = 8192) -> Iterator[list[tuple[Any, ...]]]:
+    """Stream a snapshot in order: lists of (row, row_id, *values), at most `batch` long (shorter when rows are large).
+
+    Values are what DuckDB gives Python (int, float, str, dict, list, None, Decimal, date ...); JSON columns are
+    parsed; times with a zone are text in UTC.
+
+    Raises:
+        DataError: a column the snapshot does not have.
+    """
+    import duckdb
+
+    done = 0
+    try:
+        for memory_mb in _MEMORY_MB:
+            try:
+                with duck.connect(memory_mb=memory_mb) as con:
+                    for chunk in _stream(con, path, columns, batch, done):
+                        done += len(chunk)
+                        yield chunk
+                return
+            except duckdb.OutOfMemoryException:  # cells of megabytes: go on from here with more
+                if memory_mb == _MEMORY_MB[-1]:
+                    raise
+    except duckdb.Error as error:
+        raise DataError(
+            f"the snapshot of the rows cannot be read: {faults.shorten(str(error))}",
+            where=str(path),
+            next_command="run the same command again; it is written anew from the source",
+        ) from None
+
+
+def _stream(
+    con: duckdb.DuckDBPyConnection, path: Path, columns: Sequence[str], batch: int, first: int
+) -> Iterator[list[tuple[Any, ...]]]:
+    name = literal(str(path))
+    known = {c.name: c.type for c in _columns(con, f"SELECT unnest(data) FROM read_parquet({name})")}
+    for column in columns:
+        if column not in known:
+            raise faults.missing_column(column, list(known), what="data", where=str(path))
+    sizes = con.execute(
+        f"SELECT sum(bytes) / sum(rows) FROM (SELECT sum(total_uncompressed_size) AS bytes, "
+        f"max(row_group_num_rows) AS rows FROM parquet_metadata({name}) GROUP BY row_group_id)"
+    ).fetchone()
+    average = int(sizes[0] or 1) if sizes else 1
+    size = min(batch, max(1, _BATCH_BYTES // max(1, average)))
+    wanted = [f"data.{identifier(n)}" + ("::VARCHAR" if "TIME ZONE" in known[n] else "") for n in columns]
+    parsed = [i for i, n in enumerate(columns, 2) if known[n] == "JSON"]
+    rows = con.execute(f"SELECT {', '.join(['row', 'row_id', *wanted])} FROM read_parquet({name}) WHERE row >= {first}")
+    while chunk := rows.fetchmany(size):
+        yield [_parse(row, parsed) for row in chunk] if parsed else chunk
+
+
+def _parse(row: tuple[Any, ...], at: Sequence[int]) -> tuple[Any, ...]:
+    values = list(row)
+    for i in at:
+        if values[i] is not None:
+            values[i] = orjson.loads(values[i])
+    return tuple(values)
+
+
+@contextmanager
+def _opened(data: DataConfig, scratch: Path, memory_mb: int) -> Iterator[duckdb.DuckDBPyConnection]:
+    con = duck.connect(memory_mb=memory_mb, temp=scratch / "spill", network=needs_network(data))
+    try:
+        yield con
+    finally:
+        con.close()
+
+
+def _with_memory(data: DataConfig, work: Callable[[int], Snapshot]) -> Snapshot:
+    import duckdb
+
+    # DuckDB's JSON reader and a person's query need more from the start; CSV and Parquet do not.
+    json = data.format == "jsonl" or (data.format is None and re.search(r"json", str(data.path)) is not None)
+    ladder = _MEMORY_MB[1:] if json or data.path is None else _MEMORY_MB
+    for memory_mb in ladder:
+        try:
+            return work(memory_mb)
+        except duckdb.OutOfMemoryException as error:
+            last = error
+    raise DataError(f"the rows do not fit into {_MEMORY_MB[-1]} MiB: {faults.shorten(str(last))}")
+
+
+def _columns(con: duckdb.DuckDBPyConnection, sql: str) -> tuple[Column, ...]:
+    return tuple(Column(row[0], row[1]) for row in con.execute(f"DESCRIBE {sql}").fetchall())
+
+
+def _write(
+    data: DataConfig,
+    root: Path,
+    folder: Path,
+    scratch: Path,
+    run_lookup: Callable[[str], Path] | None,
+    needed: Sequence[str],
+    memory_mb: int,
+) -> Snapshot:
+    with _opened(data, scratch, memory_mb) as con:
+        with faults.explained("data"):
+            source = relation(con, data, root, scratch, run_lookup)
+        with faults.explained(source.what, source.paths):
+            columns = _columns(con, source.sql)
+            _check_columns(data, columns, needed, source)
+            sql = _settled(con, source, columns, data.id, scratch)
+            chosen = _chosen(con, data, sql, _columns(con, sql), source)
+            temporary = scratch / "rows.parquet"
+            rows = _copy(con, chosen, temporary, _group_size(con, sql))
+            if rows == 0:
+                raise _nothing(con, data, sql, source)
+            kept = f"read_parquet({literal(str(temporary))})"
+            if data.id is not None:
+                _check_ids(con, data, kept, chosen, source)
+            final = _columns(con, f"SELECT unnest(data) FROM {kept}")
+            sha = digest(con, kept, [(c.name, c.type) for c in final])
+    path = folder / f"{sha[:16]}.parquet"
+    _publish(temporary, path)
+    return Snapshot(path, sha, rows, final, data.id)
+
+
+def _check_columns(data: DataConfig, columns: Sequence[Column], needed: Sequence[str], source: Relation) -> None:
+    names = [c.name for c in columns]
+    if data.id is not None and data.id not in names:
+        raise faults.missing_column(data.id, names, what="data.id", where=source.what)
+    for name in needed:
+        if name not in names:
+            raise faults.missing_column(name, names, what="the prompt or a metric", where=source.what)
+
+
+def _settled(
+    con: duckdb.DuckDBPyConnection, source: Relation, columns: Sequence[Column], id_column: str | None, scratch: Path
+) -> str:
+    """The source as a SELECT that can be read again cheaply, each column of a type that Parquet keeps."""
+    casts = {c.name: "DECIMAL(38,0)" for c in columns if c.type in ("HUGEINT", "UHUGEINT", "BIGNUM")}
+    casts |= {c.name: "VARCHAR" for c in columns if c.type in ("BIT", "UUID", "INTERVAL") or c.type.startswith("ENUM")}
+    if source.text:
+        casts |= delimited.numbers(con, source.sql, source.text)
+    sql = source.sql
+    if casts:
+        replaced = ", ".join(f"{identifier(n)}::{kind} AS {identifier(n)}" for n, kind in casts.items())
+        sql = f"SELECT * REPLACE ({replaced}) FROM ({sql})"
+    if not source.ordered and id_column is not None:
+        sql = f"SELECT * FROM ({sql}) ORDER BY {identifier(id_column)}::VARCHAR"
+    if source.once:
+        staged = scratch / "source.parquet"
+        con.execute(f"COPY ({sql}) TO {literal(str(staged))} (FORMAT parquet, ROW_GROUP_SIZE 8192)")
+        sql = f"SELECT * FROM read_parquet({literal(str(staged))})"
+    return sql
+
+
+def _free(name: str, columns: Sequence[Column]) -> str:
+    """A column name that the source does not use."""
+    taken = {c.name.casefold() for c in columns}
+    while name in taken:
+        name += "_"
+    return identifier(name)
+
+
+def _chosen(
+    con: duckdb.DuckDBPyConnection, data: DataConfig, sql: str, columns: Sequence[Column], source: Relation
+) -> str:
+    """A SELECT of position, id and data over the rows that `where`, `sample` and `limit` leave, in order."""
+    import duckdb
+
+    position = _free("position", columns)
+    name = f"{position}::VARCHAR" if data.id is None else f"{identifier(data.id)}::VARCHAR"
+    fields = ", ".join(f"{identifier(c.name)} := {identifier(c.name)}" for c in columns)
+    numbered = f"SELECT *, row_number() OVER () - 1 AS {position} FROM ({sql})"
+    where = ""
+    if data.where is not None:
+        where = f" WHERE (\n{data.where}\n)"
+        try:
+            con.execute(f"EXPLAIN SELECT 1 FROM ({sql}){where}")
+        except duckdb.Error as error:
+            names = ", ".join(c.name for c in columns)
+            raise DataError(
+                f"data.where cannot be used: {faults.shorten(str(error))} The columns are: {names}", where=source.what
+            ) from None
+    picked = f"SELECT {position} AS position, {name} AS row_id, struct_pack({fields}) AS data FROM ({numbered}){where}"
+    if data.sample is not None:
+        picked = f"SELECT * FROM ({picked}){_sampled(con, data, picked)}"
+    if data.limit is not None:
+        picked = f"SELECT * FROM ({picked}) LIMIT {data.limit}"
+    return picked
+
+
+def _sampled(con: duckdb.DuckDBPyConnection, data: DataConfig, picked: str) -> str:
+    """A filter for the rows with the smallest hashes. A filter keeps the order and needs no memory, a sort or join would."""
+    draw = f"md5({literal(f'{data.seed}:')} || coalesce(row_id, ''))"
+    last = con.execute(
+        f"SELECT {draw} AS draw, position FROM ({picked}) ORDER BY draw, position LIMIT 1 OFFSET {(data.sample or 1) - 1}"
+    ).fetchone()
+    if last is None:  # fewer rows than asked for
+        return ""
+    return f" WHERE {draw} < {literal(last[0])} OR ({draw} = {literal(last[0])} AND position <= {last[1]})"
+
+
+def _group_size(con: duckdb.DuckDBPyConnection, sql: str) -> int:
+    """Rows in a row group so that one holds about 16 MB, judged by the first rows; a power of two, 2,048 at least."""
+    row = con.execute(f"SELECT avg(length(t::VARCHAR)) FROM (SELECT * FROM ({sql}) LIMIT 1000) t").fetchone()
+    size = max(1.0, float(row[0] or 1)) if row else 1.0
+    rows = 65536
+    while rows > 2048 and rows * size > _GROUP_BYTES:
+        rows //= 2
+    return rows
+
+
+def _copy(con: duckdb.DuckDBPyConnection, chosen: str, to: Path, group: int) -> int:
+    row = con.execute(
+        f"COPY (SELECT row_number() OVER () - 1 AS row, row_id, data FROM ({chosen})) "
+        f"TO {literal(str(to))} (FORMAT parquet, COMPRESSION snappy, ROW_GROUP_SIZE {group})"
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _nothing(con: duckdb.DuckDBPyConnection, data: DataConfig, sql: str, source: Relation) -> DataError:
+    row = con.execute(f"SELECT count(*) FROM ({sql})").fetchone()
+    total = int(row[0]) if row else 0
+    if total == 0:
+        return DataError("the source has no rows: there is nothing to ask", where=source.what)
+    return DataError(f"data.where leaves none of the {total:,} rows: {data.where}", where=source.what)
+
+
+def _check_ids(con: duckdb.DuckDBPyConnection, data: DataConfig, kept: str, chosen: str, source: Relation) -> None:
+    bad = con.execute(f"SELECT count(*) FROM {kept} WHERE row_id IS NULL OR trim(row_id) = ''").fetchone()
+    if bad and bad[0]:
+        at = con.execute(
+            f"SELECT position FROM ({chosen}) WHERE row_id IS NULL OR trim(row_id) = '' ORDER BY position LIMIT 5"
+        ).fetchall()
+        shown = ", ".join(str(p) for (p,) in at) + (", …" if bad[0] > len(at) else "")
+        raise DataError(
+            f"data.id: the column {data.id!r} is empty in {bad[0]:,} rows (0-based position {shown})",
+            where=source.what,
+            next_command=f"fill it, or leave them out with data.where: {data.id} IS NOT NULL",
+        )
+    twice = f"SELECT row_id FROM {kept} GROUP BY row_id HAVING count(*) > 1"
+    count = con.execute(f"SELECT count(*) FROM ({twice})").fetchone()
+    if count and count[0]:
+        found = con.execute(
+            f"SELECT row_id, list(position ORDER BY position)[:5], count(*) FROM ({chosen}) WHERE row_id IN ({twice}) "
+            "GROUP BY row_id ORDER BY min(position) LIMIT 5"
+        ).fetchall()
+        lines = [
+            f"{i!r} at {', '.join(map(str, at))}" + (f" and {n - len(at)} more" if n > len(at) else "")
+            for i, at, n in found
+        ]
+        more = f"; and {count[0] - len(found):,} more ids" if count[0] > len(found) else ""
+        raise DataError(
+            f"data.id: the column {data.id!r} names {count[0]:,} ids more than once (0-based positions): {'; '.join(lines)}{more}",
+            where=source.what,
+            next_command="make the ids unique, or remove data.id to name rows by their position",
+        )
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    """Rename into place, so that a file with this name is always whole and on the disk."""
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

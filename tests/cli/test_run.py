@@ -1,0 +1,196 @@
+"""`plan`, `run`, `watch`: what they print, and the exit codes that scripts rely on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchling.api.outcome import Outcome
+from batchling.cli.commands.run import ORDER
+from tests.cli.conftest import Cli, environment, plan_ids
+
+PRICED = ("model=gpt-4o-mini", "model.max_output_tokens=100")
+
+
+def test_a_run_ends_with_a_table_of_its_runs_its_first_answers_and_exit_code_0(cli: Cli, project: Path) -> None:
+    answer = cli("run", "names")
+    assert answer.code == 0, answer.err
+    header, row = [line for line in answer.out.splitlines() if "simulated" in line or line.startswith("run ")][-2:]
+    assert header.split() == ["run", "model", "rows", "ok", "not", "ok", "share_a", "tokens", "in", "out", "USD"]
+    assert row.split()[1:5] == ["simulated", "3", "3", "-"]
+    assert "[simulated: no model was asked]" in answer.out
+    assert "row  state  label" in answer.out
+    assert f"folder: runs/{plan_ids(project)[0]}" in answer.out
+
+
+def test_the_same_command_again_sends_nothing_and_makes_no_plan(cli: Cli, project: Path) -> None:
+    first = cli("run", "names")
+    again = cli("run", "names")
+    assert again.code == 0
+    assert "nothing sent" in again.out and "nothing sent" not in first.out
+    assert len(plan_ids(project)) == 1
+    assert [line for line in again.out.splitlines() if "simulated" in line][1:] == [
+        line for line in first.out.splitlines() if "simulated" in line
+    ][1:]
+
+
+def test_json_is_one_document_and_money_is_text(cli: Cli) -> None:
+    answer = cli("run", "names", "--json")
+    assert answer.json["exit_code"] == 0
+    assert answer.json["states"] == {"ok": 3}
+    assert answer.json["sent_batches"] == 1
+    assert isinstance(answer.json["actual_usd"], str)
+    assert cli("--json", "run", "names").json["sent_batches"] == 0
+
+
+def test_progress_is_plain_lines_when_stderr_is_no_terminal(cli: Cli) -> None:
+    answer = cli("run", "names")
+    assert "rows 3/3" in answer.err
+    assert "\x1b" not in answer.err + answer.out and "\r" not in answer.err
+
+
+def test_plan_sends_nothing_and_leaves_nothing_in_the_project(cli: Cli, project: Path) -> None:
+    before = sorted(project.rglob("*"))
+    answer = cli("plan", "names", "--show", "1")
+    assert answer.code == 0, answer.err
+    assert "3 requests to send, 1 batch" in answer.out
+    assert '"content": "Label Ada"' in answer.out and "Label Bob" not in answer.out
+    assert sorted(project.rglob("*")) == before
+
+
+def test_plan_json_holds_the_requests_as_rendered(cli: Cli) -> None:
+    document = cli("plan", "names", "--show", "2", "--json").json
+    assert [shown["row_id"] for shown in document["shown"]] == ["0", "1"]
+    assert document["requests"] == 3 and document["shards"] == 1
+    assert document["shown"][0]["body"]["messages"] == [{"role": "user", "content": "Label Ada"}]
+
+
+def test_rows_that_are_not_ok_give_exit_code_3(cli: Cli) -> None:
+    answer = cli("run", "names", "provider.engine.kind=echo", "retry.repair=false")
+    assert answer.code == 3, answer.err
+    assert "3 invalid" in answer.out
+
+
+def test_options_may_stand_before_and_after_overrides_and_deletions_and_negative_numbers_pass(cli: Cli) -> None:
+    answer = cli("plan", "--show", "1", "names", "+model.params.presence_penalty=-1", "--json", "~metrics.share_a")
+    assert answer.code == 0, answer.err
+    assert answer.json["shown"][0]["body"]["presence_penalty"] == -1
+
+
+def test_multirun_sweeps(cli: Cli) -> None:
+    answer = cli("run", "names", "repeats=1,2", "-m", "--json")
+    assert answer.code == 0, answer.err
+    assert [run["overrides"] for run in answer.json["runs"]] == ["repeats=1", "repeats=2"]
+    assert sum(answer.json["states"].values()) == 9
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("run", "nmes"), "did you mean names?"),
+        (("run", "names", "modle.id=x"), "modle"),
+        (("run", "names", "--detatch"), "--detach"),
+        (("plan", "names", "--retry", "ok"), "'ok' is no state that can be reopened"),
+        (("nothing",), "no command 'nothing'"),
+        (("run",), "EXPERIMENT"),
+    ],
+)
+def test_what_cannot_be_understood_is_exit_code_2_with_a_hint(cli: Cli, args: tuple[str, ...], said: str) -> None:
+    answer = cli(*args)
+    assert answer.code == 2
+    assert answer.err.startswith("error: ")
+    assert said in answer.err
+    assert answer.out == ""
+
+
+def test_with_v_the_traceback_stands_before_the_line_that_goes_on(cli: Cli) -> None:
+    lines = cli("run", "nothing-like-it", "-v").err.splitlines()
+    assert lines[0].startswith("Traceback") and lines[-1].startswith("  next: batchling init")
+
+
+def test_an_error_with_json_is_a_document_too(cli: Cli) -> None:
+    answer = cli("run", "names", "modle.id=x", "--json")
+    assert answer.code == 2
+    assert answer.json["exit_code"] == 2 and "modle" in answer.json["error"]["message"]
+
+
+def test_a_plan_above_its_budget_is_refused_with_4(cli: Cli, project: Path) -> None:
+    answer = cli("plan", "names", *PRICED, "tokens=auto", "budget.usd=0.0000001")
+    assert answer.code == 4, answer.err
+    assert "budget" in answer.err
+
+
+def test_run_refuses_to_spend_without_a_person_to_ask(
+    cli: Cli, project: Path, monkeypatch: pytest.MonkeyPatch, slow_server: object
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    url = f"provider.base_url={slow_server.base_url}"  # type: ignore[attr-defined]
+    answer = cli("run", "names", *PRICED, "tokens=auto", "budget.confirm_usd=0", url)
+    assert answer.code == 4, answer.err
+    assert "--yes" in answer.err
+    assert plan_ids(project) == []
+    sent = cli("run", "names", *PRICED, "tokens=auto", "budget.confirm_usd=0", url, "--yes", "--detach")
+    assert sent.code == 75, sent.err
+
+
+def test_without_a_key_the_provider_error_names_the_variable(cli: Cli) -> None:
+    answer = cli("run", "names", "model=gpt-4o-mini", "--yes")
+    assert answer.code == 5, answer.err
+    assert "OPENAI_API_KEY" in answer.err and "provider=local" in answer.err
+
+
+def test_detached_is_75_and_the_last_line_goes_on(cli: Cli, project: Path) -> None:
+    answer = cli("run", "names", "--detach")
+    assert answer.code == 75
+    (plan,) = plan_ids(project)
+    assert answer.err.splitlines()[-1] == f"next: batchling watch {plan}"
+    assert cli("status", plan).code == 0
+    watched = cli("watch")
+    assert watched.code == 0, watched.err
+    assert "3 requests sent" in watched.out
+    assert cli("watch").err.strip() == "every plan is finished"
+
+
+def test_watch_as_json_holds_every_plan(cli: Cli) -> None:
+    cli("run", "names", "--detach")
+    cli("run", "names", "--detach", "repeats=2")
+    answer = cli("watch", "--json")
+    assert answer.code == 0, answer.err
+    assert [o["state"] for o in answer.json["outcomes"]] == ["finished", "finished"]
+
+
+def test_of_several_exit_codes_the_gravest_for_a_script_holds() -> None:
+    assert ORDER == (1, 2, 75, 5, 4, 3, 0)
+    assert set(ORDER) >= {0, 1, 2, 3, 4, 5, 75}
+    assert "exit_code" in Outcome.__dataclass_fields__
+
+
+def test_an_unexpected_error_is_short_without_v_and_in_the_plans_log(
+    cli: Cli, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cli("run", "names", "--detach")
+    (plan,) = plan_ids(project)
+    document = json.loads((project / "runs" / plan / "plan.json").read_text())
+    index = project / "runs" / plan / "requests" / "0001.index.csv"
+    index.write_text("not an index\nx\n")
+    answer = cli("watch", plan)
+    assert answer.code == 1 and document["plan_id"] == plan
+    assert "Traceback" not in answer.err
+    assert "Traceback" in cli("-v", "watch", plan).err
+    assert "Traceback" in (project / "runs" / plan / "log.txt").read_text()
+
+
+def test_v_shows_every_event(cli: Cli) -> None:
+    answer = cli("run", "names", "-v")
+    kinds = [line.split()[1] for line in answer.err.splitlines() if "shard=1" in line]
+    assert kinds == ["upload_intent", "uploaded", "create_intent", "created", "ended", "collected", "closed"]
+
+
+def test_what_a_stream_cannot_say_is_escaped(cli: Cli, started: Any) -> None:
+    cli("run", "names", "--detach")
+    process = started("query", "select '⇒ size' as x", env=environment(PYTHONIOENCODING="latin-1"))
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, "x\n\\u21d2 size\n"), err

@@ -1,0 +1,148 @@
+"""What a person at a terminal sees: a display that redraws itself, a question before spending, Ctrl-C that lets go."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from batchling.cli import screen
+from batchling.cli.progress import Lines, observing
+from batchling.local.server import LocalServer
+from tests.cli.conftest import environment, plan_ids
+
+Start = Callable[..., "subprocess.Popen[str]"]
+DEADLINE_SECONDS = 60.0
+COLOUR = re.compile(r"\x1b\[(?:[0-9;]*;)?(?:3[0-7]|9[0-7])[;m]")
+
+
+class Terminal:
+    """The master side of a pseudo-terminal."""
+
+    def __init__(self) -> None:
+        self.master, self.slave = pty.openpty()
+        self.seen = ""
+
+    def streams(self) -> dict[str, int]:
+        return {"stdin": self.slave, "stdout": self.slave, "stderr": self.slave}
+
+    def type(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+    def read_until(self, wanted: str | None, process: subprocess.Popen[str]) -> str:
+        """Reads until the text is on the screen, or (None) until the process is over."""
+        os.set_blocking(self.master, False)
+        while True:
+            ready, _, _ = select.select([self.master], [], [], 0.2 if process.poll() is None else 0.0)
+            if ready:
+                try:
+                    self.seen += os.read(self.master, 65_536).decode("utf-8", "replace")
+                except OSError:
+                    return self.seen
+                if wanted is not None and wanted in self.seen:
+                    return self.seen
+            elif process.poll() is not None:
+                assert wanted is None, f"{wanted!r} never came: {self.seen}"
+                return self.seen
+
+
+@pytest.fixture
+def terminal() -> Terminal:
+    return Terminal()
+
+
+def at_provider(project: Path, server: LocalServer) -> list[str]:
+    """Arguments of a run whose batch the server never finishes."""
+    return ["run", "names", f"provider.base_url={server.base_url}"]
+
+
+def test_the_display_shows_batches_rows_and_money_and_is_gone_in_the_end(started: Start, terminal: Terminal) -> None:
+    process = started("run", "names", env=environment(TERM="xterm", NO_COLOR="1"), **terminal.streams())
+    shown = terminal.read_until(None, process)
+    assert process.returncode == 0, shown
+    assert "planning" in shown
+    assert "rows" in shown and "USD so far" in shown and "Ctrl-C lets go" in shown
+    assert "\x1b[1A\x1b[2K" in shown  # it erased itself
+    assert shown.rstrip().endswith('group by 1"')
+    assert not COLOUR.search(shown), "NO_COLOR is respected"
+
+
+def test_a_dumb_terminal_gets_plain_lines(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", os.fdopen(terminal.slave, "w"))
+    monkeypatch.setenv("TERM", "xterm")
+    assert screen.live()
+    monkeypatch.setenv("TERM", "dumb")
+    assert not screen.live()
+    with observing() as display:
+        assert isinstance(display, Lines)
+
+
+def test_run_asks_before_it_spends_and_no_sends_nothing(
+    started: Start, terminal: Terminal, project: Path, slow_server: LocalServer
+) -> None:
+    args = ["model=gpt-4o-mini", "model.max_output_tokens=100", "tokens=auto", "budget.confirm_usd=0"]
+    env = environment(TERM="xterm", OPENAI_API_KEY="none")
+    process = started(*at_provider(project, slow_server), *args, env=env, **terminal.streams())
+    terminal.read_until("[y/N]", process)
+    assert re.search(r"Send 3 requests in 1 batch(es)? for at most 0\.\d+ USD\?", terminal.seen)
+    terminal.type("n\n")
+    shown = terminal.read_until(None, process)
+    assert process.returncode == 4
+    assert "nothing was sent" in shown
+    assert plan_ids(project) == []
+
+
+def wait_for_batch(project: Path) -> str:
+    """The plan's id, once its batch is created."""
+    while True:
+        for plan in plan_ids(project):
+            if b'"kind":"created"' in (project / "runs" / plan / "journal.jsonl").read_bytes():
+                return plan
+        select.select([], [], [], 0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_let_go_with_130_and_the_line_that_goes_on(
+    started: Start, project: Path, slow_server: LocalServer, number: signal.Signals
+) -> None:
+    process = started(*at_provider(project, slow_server))
+    plan = wait_for_batch(project)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=DEADLINE_SECONDS)
+    assert process.returncode == 130, err
+    assert "nothing is cancelled" in err
+    assert err.splitlines()[-1].strip() == f"next: batchling watch {plan}"
+    assert "Traceback" not in err and out == ""
+
+
+def test_a_second_process_on_one_plan_says_who_holds_it(
+    started: Start, project: Path, slow_server: LocalServer
+) -> None:
+    args = at_provider(project, slow_server)
+    first = started(*args)
+    plan = wait_for_batch(project)
+    second = started(*args)
+    _, err = second.communicate(timeout=DEADLINE_SECONDS)
+    assert second.returncode == 75
+    assert f"plan {plan} is held by process {first.pid}" in err
+    status = started("status", plan)
+    out, _ = status.communicate(timeout=DEADLINE_SECONDS)
+    assert f"held by process {first.pid}" in out and status.returncode == 0
+
+
+def test_a_reader_that_goes_away_is_no_error(started: Start, project: Path) -> None:
+    started("run", "names", "repeats=1000").communicate(timeout=DEADLINE_SECONDS)
+    process = started("query", "select * from records, range(20)", "--format", "jsonl")
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(DEADLINE_SECONDS) == 0
+    assert process.stderr.read() == ""
+    process.stdout = None

@@ -1,0 +1,47 @@
+"""Lanes: what takes minutes runs with `--long`, what needs other people's servers with `--thirdparty`.
+
+The fault schedules of the simulation: `--schedules N` plays more of them, `--seed WORLD:NUMBER` only that one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+SUMMARY = pytest.StashKey[list[str]]()
+"""Lines that the fault schedules want printed at the end."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("batchling")
+    group.addoption("--schedules", type=int, default=300, help="seeded fault schedules to play (default 300)")
+    group.addoption("--seed", default=None, help="play this one schedule only: WORLD:NUMBER, as a failure prints it")
+    group.addoption(
+        "--workers", type=int, default=None, help="processes for the schedules (default: one per core from 2,000)"
+    )
+    group.addoption("--long", action="store_true", help="run the lanes that take minutes too")
+    group.addoption(
+        "--thirdparty", action="store_true", help="run the round trips against installed third-party servers"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[SUMMARY] = []
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
+    for lane in ("long", "thirdparty"):
+        if not config.getoption(f"--{lane}"):
+            skip = pytest.mark.skip(reason=f"runs with --{lane}")
+            for item in items:
+                if lane in item.keywords:
+                    item.add_marker(skip)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    lines = terminalreporter.config.stash[SUMMARY]
+    if lines:
+        terminalreporter.section("fault schedules")
+        for line in lines:
+            terminalreporter.write_line(line)

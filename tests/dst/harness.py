@@ -1,0 +1,611 @@
+"""One seed = one world = one schedule of kills, faults and late requests over the production code.
+
+`run_schedule` plays a plan's whole life: it makes the shards, drives them with `runner.loop.drive`, starts a
+new process after every kill, and plays the person where one is needed (a parked submission, a budget that is
+used up, a full disk). The provider's side is the ground truth: what was run, answered and billed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from batchling import cost
+from batchling.errors import DiskError, ProviderError, UnfinishedError, UsageError
+from batchling.journal import Journal, parse, read
+from batchling.ledger import UNSENT, InvariantError, Lane, Pace, Phase, Policy, State, replay
+from batchling.models import ANSWERED, Batch, Outcome, Price, Submission
+from batchling.packing import ShardLimits
+from batchling.request import line, repair, repair_key
+from batchling.runner import loop, resolving
+from batchling.runner.folder import PlanFolder
+from batchling.runner.session import LaneKit, Session
+from batchling.runner.shards import LaneShape, ShardWriter
+from batchling.testing import Chaos, Faults, Killed, Overrun, SimClock, SimDisk, SimProvider, SimServer, SimTime
+
+SETTLE = 900.0
+TOKENS = 10
+WORST_OUTPUT_TOKENS = 5
+MAX_PROCESSES = 150
+
+
+@dataclass(frozen=True)
+class World:
+    """What may go wrong, and what is promised all the same.
+
+    Attributes:
+        lag: a batch appears in the list up to so many seconds after it was made.
+        late: a request may arrive up to so many seconds after the client gave up.
+        resubmit_usd: what the policy allows to be sent again unasked.
+        once: no key is billed twice.
+        twice_by_gateway: one request may be sent on twice, by somebody between us and the provider.
+        wrong_clocks: each process's clock is wrong in its own way, and replies are often lost.
+    """
+
+    name: str
+    lag: float
+    late: float
+    resubmit_usd: Decimal = Decimal(1)
+    once: bool = True
+    twice_by_gateway: float = 0.0
+    wrong_clocks: bool = False
+
+
+WORLDS = {
+    world.name: world
+    for world in (
+        World("bounded", lag=800.0, late=800.0),
+        World("slow", lag=800.0, late=20 * 3600.0),
+        World("hostile", lag=6 * 3600.0, late=20 * 3600.0, resubmit_usd=Decimal(0)),
+        World("hostile-default", lag=6 * 3600.0, late=20 * 3600.0, once=False),
+        World("clocks", lag=800.0, late=800.0, wrong_clocks=True),
+        World("gateway", lag=800.0, late=800.0, once=False, twice_by_gateway=0.3),
+    )
+}
+
+
+@dataclass
+class Result:
+    """What came of one schedule. `problems` is empty when every promise held."""
+
+    world: str
+    seed: int
+    rows: int = 0
+    requests: int = 0
+    twice: int = 0
+    twice_usd: Decimal = Decimal(0)
+    spent_usd: Decimal = Decimal(0)
+    kills: int = 0
+    processes: int = 0
+    steps: int = 0
+    parked: int = 0
+    presumed: int = 0
+    ended: str = ""
+    faults: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+    trace: str = ""
+
+
+class Schema:
+    """Stands for a compiled output schema."""
+
+    def validate(self, text: str) -> tuple[Any, str | None]:
+        try:
+            value = json.loads(text)
+        except ValueError:
+            return None, "not JSON"
+        return (value, None) if "n" in value else (None, "n is missing")
+
+
+class Broken(Exception):
+    """A promise was broken."""
+
+
+class Witness(SimProvider):
+    """A connection that checks what must be on disk before a call may leave."""
+
+    owed: str | None = None
+
+    def create(self, submission: Submission, file_id: str, window: str) -> Batch:
+        batch = super().create(submission, file_id, window)
+        self.owed = batch.id
+        return batch
+
+
+def draw_faults(rng: random.Random, world: World) -> Faults:
+    """Some faults, from rare to often; a schedule in which everything fails at once says little."""
+
+    def rate(*rates: float) -> float:
+        return rng.choice(rates) if rng.random() < 0.4 else 0.0
+
+    sizes = rng.random() < 0.7
+    counts = not sizes or rng.random() < 0.5
+    return Faults(
+        upload_lost=rate(0.1, 0.4),
+        upload_unheard=rate(0.1, 0.4),
+        upload_refused=rate(0.1, 0.3),
+        create_lost=rate(0.1, 0.4),
+        create_unheard=rate(0.1, 0.4, 0.7),
+        create_late=rate(0.1, 0.4, 0.7),
+        late_seconds=world.late,
+        create_refused=rate(0.1, 0.3),
+        create_fatal=rate(0.05),
+        create_twice=world.twice_by_gateway,
+        list_lag_seconds=rng.choice((0.0, 5.0, world.lag, world.lag)),
+        list_down=rate(0.1, 0.4),
+        read_down=rate(0.1, 0.4),
+        not_found=rate(0.05, 0.2),
+        download_cut=rate(0.2, 0.5),
+        file_short=rate(0.05, 0.2),
+        file_gone=rate(0.05, 0.2),
+        sizes=sizes,
+        counts=counts,
+        files_late_seconds=rate(300.0) if counts else 0.0,
+        fence_lost=rate(0.2, 0.5),
+        fence_unheard=rate(0.2, 0.5),
+        cancel_lost=rate(0.2, 0.5),
+        enqueued_tokens=rng.choice((40, 60, 100, 200)) if rng.random() < 0.3 else None,
+        limit_at_once=rng.random() < 0.3,
+        batch_expired=rate(0.1, 0.4),
+        batch_failed=rate(0.1, 0.3),
+        batch_cancelled=rate(0.1),
+        bad_lines=rate(0.1, 0.3),
+        all_errors=rate(0.1, 0.3),
+        row_retryable=rate(0.1, 0.3),
+        row_error=rate(0.1, 0.3),
+        row_missing=rate(0.1, 0.3),
+        row_invalid=rate(0.1, 0.4),
+        row_refused=rate(0.1),
+        row_truncated=rate(0.1),
+        row_filtered=rate(0.1),
+        line_twice=rate(0.1, 0.5),
+        line_foreign=rate(0.1, 0.5),
+        others=rate(0.3, 0.8),
+        run_seconds=rng.choice(((40.0, 200.0), (60.0, 3600.0), (3600.0, 14_000.0))),
+        window_seconds=15_000.0,
+    )
+
+
+class Schedule:
+    """A plan's life under one seed."""
+
+    def __init__(
+        self,
+        world: World,
+        seed: int,
+        *,
+        faults: Faults | None = None,
+        kill_at: tuple[int, ...] | None = None,
+        keep_trace: bool = False,
+    ):
+        self.world = world
+        self.seed = seed
+        name = f"{world.name}:{seed}"
+        rng = self.rng = random.Random(name)
+        self.result = Result(world.name, seed)
+        self.chaos = Chaos(
+            name,
+            kill_rate=0.0 if kill_at is not None else rng.choice((0.0, 0.01, 0.03, 0.1)),
+            max_kills=rng.randint(1, 6),
+            kill_at=kill_at or (),
+            max_steps=60_000,
+        )
+        if keep_trace:
+            self.chaos.trace = []
+        self.time = SimTime()
+        self.disk = SimDisk(self.chaos, fsync_fails=rng.choice((0.0, 0.0, 0.002, 0.01)) if faults is None else 0.0)
+        self.folder = PlanFolder(Path("/runs/20261123-000000-sim-5eed00"))
+        own_faults = faults is not None
+        self.faults = faults or draw_faults(rng, world)
+        groups = ["a"] if rng.random() < 0.6 else ["a", "b"]
+        if world.wrong_clocks:
+            self.faults = replace(self.faults, create_unheard=0.5, list_lag_seconds=world.lag, list_down=0.0)
+            self.chaos.kill_rate, self.chaos.sleep_weight, self.chaos.max_kills = 0.01, 60.0, 4
+        self.servers = {
+            group: SimServer(
+                self.time,
+                f"{name}/{group}",
+                self.faults,
+                tokens=lambda body: TOKENS * len(body["messages"]),
+            )
+            for group in groups
+        }
+        self.parsed: tuple[bytes, list[dict[str, Any]]] = (b"", [])
+        scale = rng.choice((1.0, 1.0, 8.0))
+        self.price = Price(1000.0 * scale, 10_000.0 * scale)
+        self.attempts = rng.randint(1, 3)
+        repairs = rng.random() < 0.6
+        lanes = rng.choice((1, 1, 2))
+        self.shapes: dict[int, LaneShape] = {}
+        self.lanes: list[Lane] = []
+        self.rows: list[tuple[int, str, bytes]] = []
+        tokens_known = rng.random() < 0.85
+        can_list = own_faults or rng.random() < 0.95
+        can_fence = own_faults or rng.random() < 0.92
+        for number in range(lanes):
+            limits = ShardLimits(max_requests=rng.randint(1, 6), max_line_bytes=rng.choice((None, 400)))
+            self.shapes[number] = LaneShape(
+                number=number, path="/v1/chat/completions", limits=limits, encode=line, worst=self.worst
+            )
+            self.lanes.append(
+                Lane(
+                    number=number,
+                    group=groups[number % len(groups)],
+                    model=f"sim-{number if rng.random() < 0.5 else 0}",
+                    settle_seconds=SETTLE,
+                    can_list=can_list,
+                    can_fence=can_fence,
+                    concurrent_batches=rng.choice((None, None, 1, 2)),
+                    creations_per_hour=rng.choice((None, None, None, 3)),
+                )
+            )
+            for row in range(rng.randint(1, 10)):
+                key = "k1-" + hashlib.sha256(f"{number}/{row}".encode()).hexdigest()[:40]
+                body = b'{"model":"sim","messages":[{"role":"user","content":"row %d"}]}' % row
+                self.rows.append((number, key, body))
+        self.tokens = TOKENS if tokens_known else None
+        self.repair = repair if repairs else None
+        all_worst = sum(
+            (self.worst(sum(1 for n, _, _ in self.rows if n == number), None) or Decimal(0) for number in range(lanes)),
+            Decimal(0),
+        )
+        self.budget: Decimal | None = None
+        if rng.random() < 0.5 and not own_faults:
+            self.budget = all_worst * Decimal(rng.choice(("0.3", "0.7", "1", "1.2", "3")))
+        self.resubmit_usd = world.resubmit_usd
+        self.cancel_at = rng.randint(1, 3) if rng.random() < 0.15 and not own_faults else 0
+        self.detach = rng.random() < 0.3
+        self.poll_seconds = rng.choice((30.0, 300.0, 900.0))
+        self.machine = rng.choice(("m", "m", None))
+        self.saw_end = False
+        self.calm = False
+        self.refusals = 0
+        self.blunders: set[str] = set()
+
+    def worst(self, requests: int, tokens: int | None) -> Decimal | None:
+        # Where tokens are not counted the price is taken for more tokens than any request of this world has.
+        counted = requests * 60 if tokens is None else tokens
+        return cost.usd(self.price, counted, requests * WORST_OUTPUT_TOKENS)
+
+    # The plan's life.
+
+    def run(self) -> Result:
+        result = self.result
+        try:
+            self._live()
+        except Overrun as error:
+            result.problems.append(f"neither finished nor parked: {error}")
+        except (Broken, InvariantError) as error:
+            result.problems.append(f"{type(error).__name__}: {error}")
+        except Exception as error:  # any other crash of the production code is a finding too
+            result.problems.append(f"crash {type(error).__name__}: {error}")
+            raise_from = getattr(self, "reraise", False)
+            if raise_from:
+                raise
+        result.rows = len(self.rows)
+        result.requests = sum(len(b.requests) for s in self.servers.values() for b in s.batches.values() if b.ours)
+        result.kills = self.chaos.kills
+        result.steps = self.chaos.steps
+        result.faults = self.chaos.faults
+        result.trace = self.chaos.digest
+        return result
+
+    def _live(self) -> None:
+        ended = ""
+        for number in range(MAX_PROCESSES):
+            self.result.processes += 1
+            if number > 60:
+                self._calm_down()
+            try:
+                ended = self._process(number)
+            except Killed:
+                ended = "killed"
+            except DiskError:
+                # The program stopped and said why. The person makes room; the disk is what it is.
+                ended = "disk"
+                self.disk.capacity = None
+            self._check_spend()
+            power_loss = ended == "killed" and self.rng.random() < 0.5
+            self.disk.next_process(power_loss=power_loss)
+            if power_loss and self.machine is not None:
+                self.machine += "+"
+            if ended == "finished":
+                break
+            self.time.pass_by(self.rng.choice((1.0, 60.0, 3600.0, 2 * 86_400.0)))
+            if self.faults is not None and not self.calm and self.rng.random() < 0.03:
+                self.disk.capacity = sum(len(i.seen) for i in self.disk.seen.values()) + self.rng.randrange(3000)
+            if ended == "budget" and self.budget is not None:
+                if self.rng.random() < 0.5:
+                    self.budget *= 2
+                else:
+                    self.cancel_at = number + 1
+            if ended == "refused":
+                self.refusals += 1
+                if self.refusals > 3:
+                    self._calm_down()
+                if self.refusals > 6:
+                    self.cancel_at = number + 1
+        self.result.ended = ended
+        if ended != "finished":
+            raise Broken(f"neither finished nor parked after {MAX_PROCESSES} processes: {ended}")
+        self._check_end()
+
+    def _calm_down(self) -> None:
+        """From here on nothing fails, so that every schedule can end."""
+        if not self.calm:
+            self.calm = True
+            self.disk.fsync_fails = 0.0
+            self.chaos.max_kills = self.chaos.kills
+            for server in self.servers.values():
+                server.faults = replace(
+                    Faults(run_seconds=(60.0, 600.0)),
+                    list_lag_seconds=server.faults.list_lag_seconds,
+                    enqueued_tokens=server.faults.enqueued_tokens,
+                )
+
+    def _process(self, number: int) -> str:
+        chaos, disk, folder = self.chaos, self.disk, self.folder
+        chaos.revive()
+        right = () if self.world.wrong_clocks else (0.0, 0.0)
+        wrong = self.rng.choice((*right, 0.0, -3000.0, 5000.0))
+        clock = SimClock(self.time, chaos, offset=wrong, machine=self.machine)
+        lock = disk.lock(folder.lock)
+        journal = Journal(disk, folder.journal)
+        if not any(event["kind"] == "planned" for event in journal.events):
+            self._plan(journal, clock)
+        state = replay(journal.events)
+        self._check_state(state)
+        providers = {}
+        for group, server in self.servers.items():
+            providers[group] = Witness(server, chaos, watch=lambda name, what, g=group: self._watch(g, name, what))
+        self.connections = providers
+        kits = tuple(
+            LaneKit(
+                lane=lane,
+                shape=self.shapes[lane.number],
+                provider=providers[lane.group],
+                schemas={0: Schema()},  # type: ignore[dict-item]
+                price=self.price,
+                window="24h",
+                poll_seconds=self.poll_seconds,
+                repair=self.repair,
+                repair_key=repair_key,
+            )
+            for lane in self.lanes
+        )
+        session = Session(
+            disk=disk,
+            clock=clock,
+            folder=folder,
+            journal=journal,
+            state=state,
+            policy=Policy(tuple(self.lanes), budget_usd=self.budget, resubmit_usd=self.resubmit_usd),
+            kits=kits,
+            attempts=self.attempts,
+            rng=random.Random(f"{self.world.name}:{self.seed}:{number}"),
+            observer=self,
+            pace=Pace(),
+        )
+        session.record({"kind": "session", "fingerprints": {}})
+        if self.cancel_at and number >= self.cancel_at and not state.cancel_requested:
+            session.record({"kind": "cancel_requested"})
+        detach = self.detach and self.rng.random() < 0.5
+        ended = loop.drive(session, detach=detach)
+        if ended == "parked":
+            self.result.parked += 1
+            self._decide_parked(session)
+        if ended == "finished" and self.saw_end:
+            self._check_finished(session)
+        journal.close()
+        lock.release()
+        return ended
+
+    def _plan(self, journal: Journal, clock: SimClock) -> None:
+        writer = ShardWriter(self.disk, self.folder, self.shapes, first=1, row_attempt=1, kind="first")
+        for lane, key, body in self.rows:
+            writer.add(lane, key, body, self.tokens)
+        shards = writer.finish()
+        events: list[dict[str, Any]] = [] if journal.events else [{"kind": "plan_created"}]
+        journal.append([*events, {"kind": "planned", "shards": shards}], ts=clock.now())
+
+    def _decide_parked(self, session: Session) -> None:
+        """The person looks at the provider's dashboard, which is the truth, and decides."""
+        for shard, attempt in resolving.parked(session):
+            server = self.servers[self.lanes[shard.lane].group]
+            while server.on_its_way:
+                self.time.pass_by(3600.0)
+                server.catch_up()
+            made = [b for b in server.batches.values() if b.file_id == attempt.file_id and not session.knows(b.id)]
+            listed = self.lanes[shard.lane].can_list
+            try:
+                if attempt.phase is not Phase.PARKED:
+                    continue
+                if made and listed and self.world.lag > SETTLE and self.rng.random() < 0.3:
+                    # A person who looks too early gives up what did happen: the audit must find it later.
+                    self.blunders.add(made[0].id)
+                    resolving.drop(session, shard.number)
+                elif made:
+                    resolving.adopt(session, shard.number, made[0].id)
+                elif session.state.cancel_requested or self.rng.random() < 0.2:
+                    resolving.drop(session, shard.number)
+                else:
+                    resolving.resubmit(session, shard.number)
+            except (UnfinishedError, UsageError) as error:
+                self.chaos.note(f"resolve: {error.message}")
+
+    # The observer's side of a session: everything is looked at after every event.
+
+    def event(self, session: Session, event: dict[str, Any]) -> None:
+        self.chaos.note(f"{event['seq']} {event['ts']} {event['kind']}")
+        state = session.state
+        total = sum(state.counts().values())
+        if total != len(self.rows):
+            raise Broken(f"I6: {len(self.rows)} rows, states add up to {total} after {event}")
+        if event["kind"] == "create_intent" and self.budget is not None and state.worst() > self.budget:
+            raise Broken(f"I5: worst case {state.worst()} above the budget {self.budget}")
+        self.saw_end = event["kind"] == "finished"
+        if event["kind"] == "absent" and event.get("by") != "person":
+            self.result.presumed += 1
+
+    def polled(self, session: Session) -> None: ...
+
+    def trouble(self, session: Session, what: str, error: Exception, retry_in: float) -> None: ...
+
+    def _watch(self, group: str, name: str, subject: str) -> None:
+        """What must be certain before a call leaves."""
+        data = self.disk.survivors(self.folder.journal)
+        if data != self.parsed[0]:
+            self.parsed = (data, parse(data, where="journal")[0])
+        events = self.parsed[1]
+        if name == "create":
+            intents = [e for e in events if e["kind"] in ("create_intent", "rejected", "created")]
+            if not intents or not any(e["kind"] == "create_intent" and e["file_id"] == subject for e in intents):
+                raise Broken(f"I2: a create with {subject} left before its intent was on disk")
+            if subject in self.servers[group].deleted:
+                raise Broken(f"I4: fenced file {subject} is used again")
+        witness = self.connections[group]
+        if witness.owed is not None:
+            if not any(e["kind"] == "created" and e["batch_id"] == witness.owed for e in events):
+                raise Broken(f"batch {witness.owed} was not recorded before {name}")
+            witness.owed = None
+
+    # What must hold.
+
+    def _check_state(self, state: State) -> None:
+        known: set[str] = set()
+        for _, attempt in state.attempts():
+            if attempt.batch_id is not None:
+                if attempt.batch_id in known:
+                    raise Broken(f"batch {attempt.batch_id} is in the journal twice")
+                known.add(attempt.batch_id)
+
+    def _billed(self) -> dict[str, list[Any]]:
+        billed: dict[str, list[Any]] = {}
+        for server in self.servers.values():
+            server.catch_up()
+            for run in server.runs:
+                if run.billed:
+                    billed.setdefault(run.key, []).append(run)
+        return billed
+
+    def _usd(self, run: Any) -> Decimal:
+        return cost.usd(self.price, run.input_tokens, run.output_tokens)
+
+    def _check_spend(self) -> None:
+        billed = self._billed()
+        spent = sum((self._usd(run) for runs in billed.values() for run in runs), Decimal(0))
+        self.result.spent_usd = spent
+        if self.budget is not None and spent > self.budget and not self.world.twice_by_gateway:
+            raise Broken(f"spent {spent} of a budget of {self.budget}")
+        twice = {key: runs for key, runs in billed.items() if len(runs) > 1}
+        self.result.twice = len(twice)
+        self.result.twice_usd = sum((self._usd(r) for runs in twice.values() for r in runs[1:]), Decimal(0))
+        if twice and self.world.once:
+            key, runs = next(iter(twice.items()))
+            raise Broken(f"{len(twice)} keys billed twice: {key} in {', '.join(r.batch_id for r in runs)}")
+
+    def _check_finished(self, session: Session) -> None:
+        """I3 at the moment of the last look: what the list shows of ours is in the journal."""
+        for lane in self.lanes:
+            server = self.servers[lane.group]
+            for batch in server.batches.values():
+                late = batch.visible_at > self.time.now - 120.0
+                if batch.ours and not session.knows(batch.id) and lane.can_list and not late:
+                    raise Broken(f"I3: finished, and batch {batch.id} of ours is not in the journal")
+
+    def _check_end(self) -> None:
+        events = read(self.disk, self.folder.journal)
+        state = replay(events)
+        self._check_state(state)
+        # Requests that are still on their way may arrive; they must not be billed.
+        for server in self.servers.values():
+            while server.on_its_way or any(b.ours and not b.over for b in server.batches.values()):
+                self.time.pass_by(3600.0)
+                server.catch_up()
+        self._check_spend()
+        truth = {(r.batch_id, r.key): r for s in self.servers.values() for r in s.runs}
+        answers: dict[str, list[dict[str, Any]]] = {}
+        for shard, attempt in state.attempts():
+            if attempt.phase is not Phase.CLOSED:
+                continue
+            for text in self.disk.read(self.folder.decoded(shard.number, attempt.number)).split(b"\n"):
+                if not text:
+                    continue
+                document = orjson.loads(text)
+                self._check_document(
+                    document,
+                    truth.get((attempt.batch_id or "", document["key"])),
+                    self._unsure(state, attempt.batch_id or ""),
+                )
+                answers.setdefault(document["parent_key"] or document["key"], []).append(document)
+        # A paid answer is never dropped.
+        known = {a.batch_id for _, a in state.attempts() if a.batch_id}
+        for key, runs in self._billed().items():
+            for run in runs:
+                if run.batch_id in known:
+                    found = [d for family in answers.values() for d in family if d["key"] == key]
+                    if not any(d["text"] == run.text for d in found) and not self._unsure(state, run.batch_id):
+                        raise Broken(f"the paid answer to {key} in {run.batch_id} is lost")
+                elif self.world.once and run.batch_id not in self.blunders:
+                    raise Broken(f"{run.batch_id} was billed and is not in the journal")
+        # Every row has exactly one state, and the journal's counts say the same.
+        records: Counter[str] = Counter()
+        dropped = 0
+        for _, key, _ in self.rows:
+            family = answers.get(key, [])
+            if not family:
+                dropped += 1
+                continue
+            answered = [d for d in family if d["outcome"] in ANSWERED]
+            records[(answered or family)[-1]["state"]] += 1
+        total = sum(records.values()) + dropped
+        if total != len(self.rows):
+            raise Broken(f"{len(self.rows)} rows, {total} records")
+        if dropped and not state.cancel_requested and not any(a.phase is Phase.DROPPED for _, a in state.attempts()):
+            raise Broken(f"{dropped} rows are lost")
+        if any(a.phase in UNSENT for _, a in state.attempts()):
+            raise Broken("finished, and a shard was never sent")
+
+    def _unsure(self, state: State, batch_id: str) -> bool:
+        """The provider has billed answers of this batch that it does not give, and the journal knows of it."""
+        damaged = {file_id for server in self.servers.values() for file_id in server.damaged}
+        return any(a.batch_id == batch_id and a.unsure and a.output_file_id in damaged for _, a in state.attempts())
+
+    def _check_document(self, document: dict[str, Any], run: Any, unsure: bool) -> None:
+        """The row's state is what the provider did with it."""
+        outcome = Outcome(document["outcome"])
+        if run is None:
+            if outcome in ANSWERED or outcome is Outcome.RETRYABLE:
+                raise Broken(f"{document['key']} is {outcome}, and the provider never ran it")
+            return
+        lost = outcome in (Outcome.MISSING, Outcome.EXPIRED, Outcome.CANCELLED)
+        if lost and (unsure or (not run.billed and not self.faults.sizes)):
+            return  # its line is in the part of a file that did not arrive
+        if outcome is not run.outcome:
+            raise Broken(f"{document['key']} is {outcome}, and the provider says {run.outcome}")
+        if outcome is Outcome.OK and document["text"] != run.text:
+            raise Broken(f"{document['key']} has the answer of another request")
+
+
+def run_schedule(world: str, seed: int, **options: Any) -> Result:
+    """Plays one schedule."""
+    return Schedule(WORLDS[world], seed, **options).run()
+
+
+def run_many(world: str, seeds: range, mutate: Callable[[], None] | None = None) -> list[Result]:
+    """Plays several; what a worker process of the long lane does."""
+    if mutate is not None:
+        mutate()
+    return [run_schedule(world, seed) for seed in seeds]
+
+
+__all__ = ["WORLDS", "ProviderError", "Result", "Schedule", "World", "run_many", "run_schedule"]

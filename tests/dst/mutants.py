@@ -1,0 +1,246 @@
+"""Safeties taken out of the production code, one at a time.
+
+A mutant replaces a piece of a module's source text and compiles the function that it is in anew, so it is the
+production code with one thing missing; a piece that is no longer there is an error.
+"""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from batchling import journal, ledger
+from batchling.errors import CallAmbiguous
+from batchling.models import Batch, Submission
+from batchling.runner import gathering, loop, reading, replanning, submission
+from batchling.runner.session import Session
+from batchling.testing import provider as simulated
+from tests.dst import harness
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """`apply` takes a safety out and returns what puts it back."""
+
+    name: str
+    apply: Callable[[], Callable[[], None]]
+    worlds: tuple[str, ...] = ("bounded", "slow")
+
+
+def without(owner: Any, function: str, *pieces: tuple[str, str]) -> Callable[[], Callable[[], None]]:
+    """A mutant of `owner.function`: each (old, new) piece of its source replaced."""
+
+    def apply() -> Callable[[], None]:
+        original = getattr(owner, function)
+        source = textwrap.dedent(inspect.getsource(original))
+        for old, new in pieces:
+            assert source.count(old) == 1, f"{function} has {source.count(old)} times: {old}"
+            source = source.replace(old, new)
+        scope = dict(original.__globals__)
+        exec(compile("from __future__ import annotations\n" + source, f"<mutant of {function}>", "exec"), scope)
+        mutant = scope[function]
+        return replaced(owner, function, mutant)
+
+    return apply
+
+
+def replaced(owner: Any, name: str, mutant: Any) -> Callable[[], None]:
+    """Puts `mutant` in place of `owner.name` everywhere that the runner looks it up."""
+    original = getattr(owner, name)
+    setattr(owner, name, mutant)
+    performed = [do for do, perform in loop.PERFORM.items() if perform is original]
+    for do in performed:
+        loop.PERFORM[do] = mutant
+    others = [
+        m
+        for m in (gathering, submission, replanning, loop, harness)
+        if m is not owner and getattr(m, name, None) is original
+    ]
+    for other in others:
+        setattr(other, name, mutant)
+
+    def restore() -> None:
+        for place in (owner, *others):
+            setattr(place, name, original)
+        for do in performed:
+            loop.PERFORM[do] = original
+
+    return restore
+
+
+def _three_posts() -> Callable[[], None]:
+    """What the official SDKs do by themselves."""
+    once = simulated.SimProvider.create
+
+    def create(self: simulated.SimProvider, submission: Submission, file_id: str, window: str) -> Batch:
+        for _ in range(2):
+            try:
+                return once(self, submission, file_id, window)
+            except CallAmbiguous:
+                continue
+        return once(self, submission, file_id, window)
+
+    return replaced(simulated.SimProvider, "create", create)
+
+
+MUTANTS = [
+    Mutant(
+        "no fence",
+        without(submission, "recover", ("if not kit.provider.fence(attempt.file_id):", "if False:")),
+        ("slow",),
+    ),
+    Mutant(
+        "no settling time",
+        without(ledger, "decide", ("+ lane.settle_seconds", "+ 0.0")),
+    ),
+    Mutant(
+        "the settling time is measured with the wall clock",
+        without(Session, "__post_init__", ("self.clock.now() - (waited or 0.0)", "attempt.fenced_at")),
+        ("clocks",),
+    ),
+    Mutant("the SDK repeats the create", _three_posts),
+    Mutant(
+        "404 means gone",
+        without(
+            gathering,
+            "poll",
+            (
+                'session.observer.trouble(session, f"batch {batch_id} is not there (yet)", error, 0.0)',
+                'found[batch_id] = Batch(id=batch_id, status="failed")',
+            ),
+        ),
+    ),
+    Mutant(
+        "a lost file after one 404",
+        without(gathering, "_gone", ("return looks + 1 >= MISSING_LOOKS and", "return True or")),
+    ),
+    Mutant(
+        "the batch id is recorded late",
+        without(
+            submission,
+            "create",
+            (
+                '    session.settled("submit"',
+                '    kit.provider.file_bytes(attempt.file_id)\n    session.settled("submit"',
+            ),
+        ),
+    ),
+    Mutant(
+        "no audit",
+        without(
+            submission,
+            "audit",
+            ("adopt_from_list(session, action.group)", "pass"),
+        ),
+        ("hostile", "gateway"),
+    ),
+    Mutant(
+        "output file only",
+        without(gathering, "collect", (' ("errors", attempt.error_file_id)', "")),
+    ),
+    Mutant(
+        "the output of a batch that did not complete is not fetched",
+        without(gathering, "collect", ("if file_id:", 'if file_id and attempt.reason == "completed":')),
+    ),
+    Mutant(
+        "downloads are not checked",
+        without(gathering, "_fetch", ("if problem is not None:", "problem = None\n    if False:")),
+    ),
+    Mutant(
+        "raw files are not fsynced",
+        without(gathering, "_fetch", ("writer.sync()", "pass")),
+    ),
+    Mutant(
+        "the intent is not fsynced",
+        without(
+            journal.Journal,
+            "_write",
+            ("self._writer.sync()", "if b'create_intent' not in data:\n        self._writer.sync()"),
+        ),
+    ),
+    Mutant(
+        "no intent",
+        without(
+            submission,
+            "create",
+            (
+                "    try:\n        batch = kit.provider.create",
+                "    attempt.phase = Phase.CREATING\n    try:\n        batch = kit.provider.create",
+            ),
+            (
+                '    session.record(\n        {"kind": "create_intent", "shard": shard.number, "attempt": attempt.number, '
+                '"file_id": attempt.file_id}\n    )\n',
+                "",
+            ),
+        ),
+    ),
+    Mutant(
+        "no second look at the list after settling",
+        without(submission, "settle", ("adopt_from_list(session, kit.lane.group)", "pass")),
+    ),
+    Mutant(
+        "only the first page of the list",
+        without(simulated.SimProvider, "find", ("        if start:\n", "        if start:\n            return\n")),
+    ),
+    Mutant(
+        "an ambiguous answer is taken for a refusal",
+        without(
+            submission, "create", ("except CallRefused as error:", "except (CallRefused, CallAmbiguous) as error:")
+        ),
+    ),
+    Mutant(
+        "a torn line stays in the journal",
+        without(journal.Journal, "__init__", ("disk.truncate(path, self.good)", "pass")),
+    ),
+    Mutant(
+        "the budget ignores what is unresolved",
+        without(ledger.State, "worst", ("if attempt.phase in UNRESOLVED or", "if")),
+    ),
+    Mutant(
+        "the budget forgets what was taken for absent",
+        without(ledger.State, "worst", ("(attempt.presumed and", "(False and")),
+        ("hostile-default",),
+    ),
+    Mutant(
+        "rows without a line are asked again whatever was announced",
+        without(
+            gathering,
+            "ingest",
+            (
+                'unsure = not all(file.get("whole", True) for file in attempt.files)',
+                "unsure = False",
+            ),
+        ),
+        ("bounded", "slow"),
+    ),
+    Mutant(
+        "what is in a file that comes late is not waited for",
+        without(gathering, "_files_to_come", ("return bool(announced)", "return False and bool(announced)")),
+    ),
+    Mutant(
+        "another plan's metadata is taken for ours",
+        without(
+            submission,
+            "adopt_from_list",
+            ("mine = own(batch, session, group)", "mine = own(batch, session, group) or (1, 1)"),
+        ),
+    ),
+    Mutant(
+        "answered rows are asked again",
+        without(reading, "retriable", ('return document["outcome"] in RETRIED', "return True")),
+    ),
+]
+
+
+@contextmanager
+def applied(mutant: Mutant) -> Iterator[None]:
+    """The production code without this safety."""
+    restore = mutant.apply()
+    try:
+        yield
+    finally:
+        restore()
