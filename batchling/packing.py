@@ -184,14 +184,14 @@ def plan_identity(parts: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def plan_id(name: str, created_at: float, identity: str, nonce: bytes) -> str:
+def plan_id(name: str, moment: float, identity: str, nonce: bytes) -> str:
     """`20261123-021409-intent-3f9ac1`: UTC time, the experiment's name, six digits that make it unique.
 
     Args:
-        created_at: Unix seconds.
+        moment: Unix seconds.
         nonce: random bytes, so that two plans of one second differ.
     """
-    moment = datetime.fromtimestamp(created_at, UTC).strftime("%Y%m%d-%H%M%S")
+    begin = datetime.fromtimestamp(moment, UTC).strftime("%Y%m%d-%H%M%S")
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "plan"
-    tail = hashlib.sha256(identity.encode() + nonce + repr(created_at).encode()).hexdigest()[:6]
-    return f"{moment}-{slug}-{tail}"
+    tail = hashlib.sha256(identity.encode() + nonce + repr(moment).encode()).hexdigest()[:6]
+    return f"{begin}-{slug}-{tail}"

@@ -12,7 +12,10 @@ ROOT = Path(__file__).parent.parent / "batchling"
 
 LAYERS: list[tuple[str, set[str]]] = [
     ("base", {"errors", "models", "spec"}),
-    ("pure", {"prompt", "request", "schema", "packing", "ledger", "collect", "cost", "metrics", "comparison", "printable"}),
+    (
+        "pure",
+        {"prompt", "request", "schema", "packing", "ledger", "collect", "cost", "metrics", "comparison", "printable"},
+    ),
     (
         "edges",
         {"disk", "clock", "duck", "journal", "catalog", "source", "tokens", "providers", "local", "export"},

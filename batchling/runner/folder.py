@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,9 @@ import orjson
 
 from batchling.disk import Disk
 from batchling.errors import UsageError
+
+MOMENT = "%Y%m%d-%H%M%S"
+"""How a plan's id begins, in UTC."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,3 +132,21 @@ def folders(disk: Disk, runs: Path) -> list[PlanFolder]:
         for name in disk.names(runs)
         if not name.startswith(".") and disk.exists(runs / name / "plan.json")
     ]
+
+
+def moment_after(now: float, disk: Disk, runs: Path) -> float:
+    """The time that a new plan's id says: ids have whole seconds, and "the newest plan" goes by their order.
+
+    Args:
+        now: Unix seconds.
+
+    Returns:
+        Unix seconds: `now`, or the second after the newest plan's where that one is of this second, or of up to a
+        minute ahead (a clock that was set back further than that is not made up for).
+    """
+    earliest, latest = (datetime.fromtimestamp(moment, UTC).strftime(MOMENT) for moment in (now, now + 60.0))
+    newest = max((name[:15] for name in disk.names(runs) if earliest <= name[:15] < latest), default=None)
+    if newest is not None:
+        with suppress(ValueError):
+            return datetime.strptime(newest, MOMENT).replace(tzinfo=UTC).timestamp() + 1.0
+    return now

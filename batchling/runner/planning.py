@@ -29,7 +29,7 @@ from batchling.packing import KeySet, plan_id, plan_identity
 from batchling.providers import Provider
 from batchling.runner.caching import answers, reuse_answers
 from batchling.runner.compiling import CountingSink, FolderSink, Known, Totals, compile_requests
-from batchling.runner.folder import PlanFolder, folders
+from batchling.runner.folder import PlanFolder, folders, moment_after
 from batchling.runner.gathering import chunks
 from batchling.runner.points import LanePlan, Point, is_local, make_ready, run_lookup_in, sha256_json
 from batchling.runner.provenance import provenance
@@ -299,7 +299,7 @@ def _create(
     command: str,
 ) -> Opened:
     now = clock.now()
-    name = plan_id(made.name, now, made.identity, os.urandom(8))
+    name = plan_id(made.name, moment_after(now, disk, runs), made.identity, os.urandom(8))
     # The folder already has its last name inside, because custom_ids carry the end of it.
     folder = PlanFolder(work / name)
     for part in (folder.path, folder.requests, folder.responses, folder.manifest, folder.source):

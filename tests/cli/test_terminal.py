@@ -99,13 +99,14 @@ def test_run_asks_before_it_spends_and_no_sends_nothing(
     assert plan_ids(project) == []
 
 
-def wait_for_batch(project: Path) -> str:
+def wait_for_batch(project: Path, process: subprocess.Popen[str]) -> str:
     """The plan's id, once its batch is created."""
-    while True:
+    while process.poll() is None:
         for plan in plan_ids(project):
             if b'"kind":"created"' in (project / "runs" / plan / "journal.jsonl").read_bytes():
                 return plan
         select.select([], [], [], 0.02)
+    raise AssertionError(f"it ended with {process.returncode} and made no batch: {process.communicate()}")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -113,7 +114,7 @@ def test_ctrl_c_and_sigterm_let_go_with_130_and_the_line_that_goes_on(
     started: Start, project: Path, slow_server: LocalServer, number: signal.Signals
 ) -> None:
     process = started(*at_provider(project, slow_server))
-    plan = wait_for_batch(project)
+    plan = wait_for_batch(project, process)
     process.send_signal(number)
     out, err = process.communicate(timeout=DEADLINE_SECONDS)
     assert process.returncode == 130, err
@@ -127,7 +128,7 @@ def test_a_second_process_on_one_plan_says_who_holds_it(
 ) -> None:
     args = at_provider(project, slow_server)
     first = started(*args)
-    plan = wait_for_batch(project)
+    plan = wait_for_batch(project, first)
     second = started(*args)
     _, err = second.communicate(timeout=DEADLINE_SECONDS)
     assert second.returncode == 75
