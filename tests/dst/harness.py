@@ -49,6 +49,7 @@ class World:
         once: no key is billed twice.
         twice_by_gateway: one request may be sent on twice, by somebody between us and the provider.
         wrong_clocks: each process's clock is wrong in its own way, and replies are often lost.
+        lanes: how many lanes (provider, endpoint and model) a plan has; a sweep over models and providers has many.
     """
 
     name: str
@@ -58,6 +59,7 @@ class World:
     once: bool = True
     twice_by_gateway: float = 0.0
     wrong_clocks: bool = False
+    lanes: tuple[int, ...] = (1, 1, 2)
 
 
 WORLDS = {
@@ -68,6 +70,7 @@ WORLDS = {
         World("hostile", lag=6 * 3600.0, late=20 * 3600.0, resubmit_usd=Decimal(0)),
         World("hostile-default", lag=6 * 3600.0, late=20 * 3600.0, once=False),
         World("clocks", lag=800.0, late=800.0, wrong_clocks=True),
+        World("sweep", lag=800.0, late=20 * 3600.0, lanes=(3, 4, 6)),
         World("gateway", lag=800.0, late=800.0, once=False, twice_by_gateway=0.3),
     )
 }
@@ -224,7 +227,7 @@ class Schedule:
         self.price = Price(1000.0 * scale, 10_000.0 * scale)
         self.attempts = rng.randint(1, 3)
         repairs = rng.random() < 0.6
-        lanes = rng.choice((1, 1, 2))
+        lanes = rng.choice(world.lanes)
         self.shapes: dict[int, LaneShape] = {}
         self.lanes: list[Lane] = []
         self.rows: list[tuple[int, str, bytes]] = []

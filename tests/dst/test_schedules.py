@@ -17,9 +17,17 @@ import pytest
 from tests.conftest import SUMMARY
 from tests.dst.harness import WORLDS, Result, Schedule, run_many, run_schedule
 
-pytestmark = [pytest.mark.dst, pytest.mark.xdist_group("schedules")]  # played once, in one process
+pytestmark = pytest.mark.dst
 
-SHARES = {"bounded": 0.3, "slow": 0.3, "hostile": 0.2, "hostile-default": 0.08, "clocks": 0.06, "gateway": 0.06}
+SHARES = {
+    "bounded": 0.27,
+    "slow": 0.27,
+    "hostile": 0.18,
+    "sweep": 0.1,
+    "hostile-default": 0.06,
+    "clocks": 0.06,
+    "gateway": 0.06,
+}
 """Of all schedules, how many are played in each world."""
 
 CHUNK = 50
