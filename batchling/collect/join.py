@@ -15,7 +15,7 @@ from batchling.collect.decode import Garbage, clean, decode
 from batchling.collect.lines import lines
 from batchling.models import KEY_LENGTH, Outcome, Response, RowState, Usage
 
-_REMEMBERED = 10_000  # costs
+_REMEMBERED = 10_000  # parts of lines that many have alike
 
 MAX_STRAYS = 1000
 """Stray lines remembered by their place; all of them are counted."""
@@ -98,11 +98,29 @@ _STATE = {
 
 _ANSWERS = frozenset({Outcome.OK, Outcome.TRUNCATED, Outcome.REFUSED, Outcome.FILTERED})
 _OPEN, _HELD, _GIVEN = 0, 1, 2
+_dumps = orjson.dumps
+_NO_ERROR = b'"error_code":null,"error_message":null,"error":null,"parent_key":null}\n'
 
 
 def state_of(outcome: Outcome) -> RowState:
     """The row's state for an outcome, before any schema is looked at. A retryable error is an `error` so far."""
     return _STATE[outcome]
+
+
+_Kind = tuple[Usage, Outcome, RowState, int | None, str | None, int, int]
+"""Usage, outcome, state, status, finish reason, row attempt and schema of a line."""
+
+
+@dataclass(slots=True)
+class _Alike:
+    """Lines that differ only in their texts and places: their common part in JSON, a comma behind it, and its cost in USD."""
+
+    encoded: bytes
+    cost: Decimal | None
+    outcome: Outcome
+    state: RowState
+    usage: Usage
+    count: int = 0
 
 
 class Join:
@@ -145,10 +163,9 @@ class Join:
         self._constant = {"shard": shard, "attempt": attempt, "source": source}
         self._charge = charge
         self._decode = decode
-        self._costs: dict[Usage, tuple[Decimal | None, str | None]] = {}
+        self._alike: dict[_Kind, _Alike] = {}
         self._phase = bytearray(len(self._rows))
-        self._held: dict[int, tuple[bytes, RowState, Outcome, Usage, Decimal | None]] = {}
-        self._tally: dict[tuple[RowState, Outcome], int] = {}
+        self._held: dict[int, tuple[bytes, _Alike]] = {}
         self._tokens = [0, 0, 0, 0]
         self.summary = Summary(rows=len(self._rows))
 
@@ -181,14 +198,14 @@ class Join:
                 if seen == _GIVEN or not answer:
                     continue
                 del self._held[place]
-            decoded, state, cost = self._decoded(place, response, file, offset, len(line))
+            decoded, alike = self._decoded(place, response, file, offset, len(line))
             if answer:
                 phase[place] = _GIVEN
-                self._count(state, response.outcome, response.usage, cost)
+                alike.count += 1
                 yield decoded
             else:
                 phase[place] = _HELD
-                self._held[place] = (decoded, state, response.outcome, response.usage, cost)
+                self._held[place] = decoded, alike
 
     def finish(
         self, *, absent: Outcome = Outcome.MISSING, error_code: str | None = None, error_message: str | None = None
@@ -199,8 +216,8 @@ class Join:
             absent: what a request without a line is: `expired` or `cancelled` when the batch ended so.
             error_code, error_message: why, for the requests without a line.
         """
-        for decoded, state, outcome, usage, cost in self._held.values():
-            self._count(state, outcome, usage, cost)
+        for decoded, alike in self._held.values():
+            self._count(alike, 1)
             yield decoded
         self._held.clear()
         summary = self.summary
@@ -211,20 +228,18 @@ class Join:
             if seen == _OPEN:
                 summary.missing += 1
                 response = Response("", absent, error_code=error_code, error_message=message)
-                decoded, state, cost = self._decoded(place, response, None, None, None)
-                self._count(state, absent, response.usage, cost)
+                decoded, alike = self._decoded(place, response, None, None, None)
+                alike.count += 1
                 yield decoded
             self._phase[place] = _GIVEN
+        self._count_alike()
         summary.usage = Usage(*self._tokens)
-        for (state, outcome), count in self._tally.items():
-            summary.states[state] += count
-            summary.outcomes[outcome] += count
         if not summary.rows == sum(summary.states.values()) == sum(summary.outcomes.values()):
             raise AssertionError(f"{self._constant}: {summary.rows} rows, but states say {dict(summary.states)}")
 
     def _decoded(
         self, place: int, response: Response, file: str | None, offset: int | None, length: int | None
-    ) -> tuple[bytes, RowState, Decimal | None]:
+    ) -> tuple[bytes, _Alike]:
         row = self._rows[place]
         outcome, usage = response.outcome, response.usage
         if outcome is Outcome.OK:
@@ -232,65 +247,97 @@ class Join:
         else:
             state, output, schema = _STATE[outcome], None, 0
             error = _one_line(response.error_code, response.error_message)
-        priced = self._costs.get(usage)  # answers of one prompt mostly have few different counts
-        if priced is None:
-            priced = self._price(usage)
-        cost, cost_text = priced
-        document = {
-            "key": row.key,
+        # Answers of one prompt mostly have few different counts: what is alike is encoded, and priced, once.
+        kind = (usage, outcome, state, response.status_code, response.finish_reason, row.row_attempt, schema)
+        alike = self._alike.get(kind)
+        if alike is None:
+            alike = self._new_alike(kind)
+        if output is None:
+            output = response.embedding
+        try:
+            line = b'{"key":%b,"output":%b,"text":%b,"file":%b,"offset":%b,"length":%b,%b' % (
+                _dumps(row.key),
+                _dumps(output),
+                _dumps(response.text),
+                _dumps(file),
+                _dumps(offset),
+                _dumps(length),
+                alike.encoded,
+            )
+            if error is None and row.parent_key is None and response.error_code is response.error_message is None:
+                return line + _NO_ERROR, alike
+            return line + _dumps(_rest(row, response, error))[1:] + b"\n", alike
+        except TypeError:
+            # An integer beyond 64 bits or a lone surrogate in the validated value: JSON has them, orjson does not.
+            document = {
+                "key": row.key,
+                "output": output,
+                "text": response.text,
+                "file": file,
+                "offset": offset,
+                "length": length,
+                **orjson.loads(b"{" + alike.encoded[:-1] + b"}"),
+                **_rest(row, response, error),
+            }
+            return json.dumps(clean(document), default=str).encode() + b"\n", alike
+
+    def _new_alike(self, kind: _Kind) -> _Alike:
+        usage, outcome, state, status_code, finish_reason, row_attempt, schema = kind
+        cost = self._charge(usage) if self._charge is not None else None
+        part = {
             **self._constant,
-            "row_attempt": row.row_attempt,
+            "row_attempt": row_attempt,
             "outcome": outcome._value_,
             "state": state._value_,
-            "status_code": response.status_code,
-            "finish_reason": response.finish_reason,
-            "input_tokens": usage.input_tokens,
-            "cached_tokens": usage.cached_tokens,
-            "output_tokens": usage.output_tokens,
-            "reasoning_tokens": usage.reasoning_tokens,
-            "cost_usd": cost_text,
-            "output": output if output is not None else response.embedding,
-            "text": response.text,
-            "error_code": response.error_code,
-            "error_message": response.error_message,
-            "error": error,
-            "file": file,
-            "offset": offset,
-            "length": length,
-            "parent_key": row.parent_key,
+            "status_code": status_code,
+            "finish_reason": finish_reason,
+            **usage._asdict(),
+            "cost_usd": None if cost is None else format(cost, "f"),
             "schema": schema,
         }
         try:
-            return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE), state, cost
+            encoded = orjson.dumps(part)
         except TypeError:
-            # An integer beyond 64 bits or a lone surrogate in the validated value: JSON has them, orjson does not.
-            return json.dumps(clean(document), default=str).encode() + b"\n", state, cost
+            encoded = json.dumps(clean(part)).encode()
+        if len(self._alike) >= _REMEMBERED:
+            self._count_alike()
+        alike = self._alike[kind] = _Alike(encoded[1:-1] + b",", cost, outcome, state, usage)
+        return alike
 
-    def _price(self, usage: Usage) -> tuple[Decimal | None, str | None]:
-        """What a usage costs, in USD and as text; remembered."""
-        cost = self._charge(usage) if self._charge is not None else None
-        if len(self._costs) >= _REMEMBERED:
-            self._costs.clear()
-        priced = self._costs[usage] = cost, None if cost is None else format(cost, "f")
-        return priced
+    def _count_alike(self) -> None:
+        """Puts what was counted so far into the summary, and forgets it."""
+        for alike in self._alike.values():
+            self._count(alike, alike.count)
+        self._alike.clear()
 
-    def _count(self, state: RowState, outcome: Outcome, usage: Usage, cost: Decimal | None) -> None:
-        self._tally[state, outcome] = self._tally.get((state, outcome), 0) + 1
-        tokens = self._tokens
-        tokens[0] += usage.input_tokens or 0
-        tokens[1] += usage.cached_tokens or 0
-        tokens[2] += usage.output_tokens or 0
-        tokens[3] += usage.reasoning_tokens or 0
-        if cost is not None:
-            self.summary.cost_usd += cost
-        elif outcome in _ANSWERS:
-            self.summary.unpriced += 1
+    def _count(self, alike: _Alike, lines: int) -> None:
+        if not lines:
+            return
+        summary = self.summary
+        summary.states[alike.state] += lines
+        summary.outcomes[alike.outcome] += lines
+        for place, tokens in enumerate(alike.usage):
+            self._tokens[place] += (tokens or 0) * lines
+        if alike.cost is not None:
+            summary.cost_usd += alike.cost * lines
+        elif alike.outcome in _ANSWERS:
+            summary.unpriced += lines
 
     def _stray(
         self, kind: Literal["foreign", "duplicate", "garbage"], file: str, offset: int, line: bytes, detail: str
     ) -> None:
         if len(self.summary.strays) < MAX_STRAYS:
             self.summary.strays.append(Stray(kind, file, offset, len(line), detail[:200]))
+
+
+def _rest(row: Row, response: Response, error: str | None) -> dict[str, Any]:
+    """What is null on nearly every line."""
+    return {
+        "error_code": response.error_code,
+        "error_message": response.error_message,
+        "error": error,
+        "parent_key": row.parent_key,
+    }
 
 
 def _one_line(code: str | None, message: str | None) -> str:
