@@ -56,7 +56,8 @@ def show_interrupted(args: Sequence[str], shell: Shell) -> None:
 
 def tell(message: str, where: str | None, next_command: str | None) -> None:
     """`error: …`, and where there are some `  where: …` and `  next: …`."""
-    lines = [f"error: {printable(message)}"]
+    first, *more = message.splitlines() or [""]
+    lines = [f"error: {printable(first)}", *(f"       {printable(line)}" for line in more)]
     if where:
         lines.append(f"  where: {printable(where)}")
     if next_command:

@@ -134,7 +134,7 @@ def _expand(con: duckdb.DuckDBPyConnection, path: str, root: Path) -> list[str]:
     beside = sorted(p.name for p in full.parent.iterdir() if p.is_file()) if full.parent.is_dir() else []
     if not full.parent.is_dir():
         raise DataError(f"data.path: there is no folder {full.parent}", where=path)
-    shown = f" In that folder: {', '.join(beside[:10])}{', …' if len(beside) > 10 else ''}" if beside else ""
+    shown = f"; in that folder: {', '.join(beside[:10])}{', …' if len(beside) > 10 else ''}" if beside else ""
     raise DataError(f"data.path: there is no file {path}{faults.nearest(full.name, beside)}{shown}", where=str(full))
 
 
