@@ -190,6 +190,7 @@ class State:
         learned: (group, model) → enqueued-token limit that a refusal named, or that repeated refusals showed.
         creations: lane → when creates were sent, Unix seconds.
         fatal: lane → why the provider refuses everything until a person acts.
+        awaits: names of held requests, each of a plan that is buying their keys.
         spent: USD of what is closed.
     """
 
@@ -227,6 +228,13 @@ class State:
             else:
                 total += attempt.unknown_usd
         return total
+
+    def open_shards(self) -> Iterator[Shard]:
+        """Shards that may still bring answers: they are not over, or rows of them are about to be asked again."""
+        for shard in self.shards.values():
+            asks_again = shard.retry and not (shard.replanned or shard.unwanted or self.cancel_requested)
+            if asks_again or not shard.over:
+                yield shard
 
     @property
     def again(self) -> int:
@@ -309,6 +317,7 @@ def apply(state: State, event: Event) -> State:
         state.awaits.update(event.get("awaits", ()))
     elif kind == "awaited":
         state.awaits.discard(event["plan_id"])
+        state.awaits.update(event.get("awaits", ()))
     elif kind == "session":
         state.fingerprints.update(event["fingerprints"])
         state.fatal.clear()

@@ -19,7 +19,7 @@ from batchling.errors import BatchlingError, DetachedError, LockedError, Provide
 from batchling.journal import Journal, read
 from batchling.ledger import UNRESOLVED, UNSENT, Pace, Policy, State, replay
 from batchling.runner.awaiting import take_over
-from batchling.runner.folder import PlanFolder
+from batchling.runner.folder import PlanFolder, awaited_plan
 from batchling.runner.loop import Steps, drive, steps
 from batchling.runner.session import Observer, Session, Silent
 
@@ -176,11 +176,13 @@ def advance(
     allow: Allowance | None = None,
     observer: Observer | None = None,
     before: Callable[[Session], None] | None = None,
+    before_other: Callable[[Session], None] | None = None,
 ) -> Outcome:
     """Drives a plan as far as it goes and says where that is.
 
     Args:
-        before: called with the held plan before anything is done, e.g. to ask whether to spend.
+        before: called with the held plan before anything is done, e.g. to ask whether to spend; `before_other` with
+            each plan that is driven because this one waits for its answers.
 
     Raises:
         DetachedError: Ctrl-C; nothing is cancelled at the provider.
@@ -194,7 +196,7 @@ def advance(
                 reason = drive(
                     session,
                     detach=detach,
-                    awaited=_taking_over(workspace, observer, detach),
+                    awaited=_taking_over(workspace, observer, detach, before_other),
                 )
             except (KeyboardInterrupt, DetachedError):  # the latter: while another plan was driven for its answers
                 raise DetachedError(
@@ -228,6 +230,8 @@ def advance_all(
 ) -> list[tuple[Outcome, BatchlingError | None]]:
     """Drives several plans at once, each at its own pace: one that waits a day holds up no other.
 
+    `before` is called with every plan that is held, one that is driven for the answers that another waits for too.
+
     A plan that cannot go on (a key is missing, its disk is full) stops no other; its error comes with its outcome.
 
     Raises:
@@ -244,7 +248,8 @@ def advance_all(
                 plan.state = session.state
                 if before is not None:
                     before(session)
-                plan.steps = steps(session, detach=detach, awaited=_taking_over(workspace, observer, detach))
+                awaited = _taking_over(workspace, observer, detach, before)
+                plan.steps = steps(session, detach=detach, awaited=awaited)
             except LockedError as error:
                 locked = error
                 continue
@@ -281,20 +286,19 @@ def _one_step(plan: _Going) -> None:
     plan.holding.close()  # its lock, its connections, its embedded server
 
 
-def _taking_over(workspace: Workspace, observer: Observer | None, detach: bool) -> Callable[[Session], bool]:
-    return lambda held: take_over(workspace, held, _goes_on(workspace, observer, detach))
-
-
-def _goes_on(workspace: Workspace, observer: Observer | None, detach: bool) -> Callable[[PlanFolder], str]:
-    """Drives another plan whose keys this one waits for."""
-
-    def go(folder: PlanFolder) -> str:
+def _taking_over(
+    workspace: Workspace, observer: Observer | None, detach: bool, before: Callable[[Session], None] | None
+) -> Callable[[Session], bool]:
+    def go_on(folder: PlanFolder) -> str:
+        """Drives another plan whose keys this one waits for."""
         try:
-            return advance(workspace, folder, detach=detach, observer=observer).reason
+            return advance(
+                workspace, folder, detach=detach, observer=observer, before=before, before_other=before
+            ).reason
         except LockedError:
             return "locked"
 
-    return go
+    return lambda held: take_over(workspace, held, go_on, detach=detach)
 
 
 def outcome(workspace: Workspace, folder: PlanFolder, state: State, reason: str, *, created: bool) -> Outcome:
@@ -325,7 +329,7 @@ def outcome(workspace: Workspace, folder: PlanFolder, state: State, reason: str,
                     f"shard {shard.number} attempt {attempt.number}: it is not certain whether the provider made this "
                     f"batch (worst case {shard.max_usd if shard.max_usd is not None else 'unknown'} USD)"
                 )
-    for other in sorted(state.awaits):
+    for other in sorted({awaited_plan(name) for name in state.awaits}):
         details.append(
             f"it waits for answers that plan {other} is buying; go on with that one (batchling watch {other}), "
             f"or let go of it (batchling cancel {other})"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -22,11 +23,12 @@ from batchling.api.queueing import queues
 from batchling.api.standing import plan_status, status, statuses
 from batchling.api.workspace import Workspace, state_name
 from batchling.config import Project
-from batchling.errors import ProviderError, RefusedError, UsageError
+from batchling.errors import LockedError, ProviderError, RefusedError, UsageError
 from batchling.ledger import UNSENT, Phase, State
-from batchling.runner.folder import folders
+from batchling.runner.folder import PlanFolder, folders
 from batchling.runner.planning import (
     Draft,
+    Opened,
     count,
     draft,
     estimate_usd,
@@ -255,21 +257,32 @@ def run_specs(
     def ask(session: Session) -> None:
         nonlocal pruned
         if confirm is not None:
-            _ask(session.state, threshold, confirm)
+            try:
+                _ask(session.state, threshold, confirm)
+            except BaseException:  # Ctrl-C at the question too
+                if created:
+                    _forget(workspace, session.folder)
+                raise
         if prune:
             pruned = prune_superseded(workspace, session.folder, prune if callable(prune) else None, observer)
 
     try:
         found = advance(
-            workspace, opened_plan.folder, created=created, detach=detach, allow=allow, observer=observer, before=ask
+            workspace,
+            opened_plan.folder,
+            created=created,
+            detach=detach,
+            allow=allow,
+            observer=observer,
+            before=ask,
+            before_other=_asking(workspace, confirm),
         )
     except (RefusedError, ProviderError):
-        # Not confirmed, or a key is missing: a plan of which nothing was sent must not hold its keys.
-        if created and all(a.phase is Phase.PLANNED for _, a in workspace.state(opened_plan.folder).attempts()):
-            forget(opened_plan.folder)
-            catalog.forget(runs, opened_plan.folder.plan_id)
+        # A key is missing, or another plan was not confirmed: a plan of which nothing was sent must not hold its keys.
+        if created:
+            _forget_unsent(workspace, opened_plan.folder)
         raise
-    notes = list(pruned.notes)
+    notes = [*_not_asked_again(opened_plan, fresh=fresh, retry=retry), *pruned.notes]
     if pruned.plans and not detach:
         notes += collect_pruned(workspace, pruned, observer)
     return replace(found, warnings=(*found.warnings, *notes)) if notes else found
@@ -294,6 +307,50 @@ def _ask(state: State, threshold: Decimal, confirm: Confirm) -> None:
         )
 
 
+def _asking(workspace: Workspace, confirm: Confirm | None) -> Callable[[Session], None]:
+    """Asks before a plan is sent of which nothing was sent yet; one of which something was sent was confirmed then."""
+
+    def ask(session: Session) -> None:
+        if confirm is not None and not any(a.intent_at for _, a in session.state.attempts()):
+            config = [r["config"]["budget"]["confirm_usd"] for r in session.folder.load(workspace.disk)["runs"]]
+            _ask(session.state, Decimal(str(min(config))), confirm)
+
+    return ask
+
+
+def _forget(workspace: Workspace, folder: PlanFolder) -> None:
+    """Removes a plan that was just made and of which nothing was sent; its lock is held."""
+    forget(folder)
+    catalog.forget(workspace.runs, folder.plan_id)
+
+
+def _forget_unsent(workspace: Workspace, folder: PlanFolder) -> None:
+    """`_forget`, unless another process goes on with it by now."""
+    if not workspace.disk.exists(folder.document):
+        return
+    with suppress(LockedError):
+        lock = workspace.disk.lock(folder.lock)
+        try:
+            if all(a.phase is Phase.PLANNED for _, a in workspace.state(folder).attempts()):
+                _forget(workspace, folder)
+        finally:
+            lock.release()
+
+
+def _not_asked_again(plan: Opened, *, fresh: bool, retry: Sequence[str]) -> Iterator[str]:
+    """What `--retry` and `--fresh` do not do while requests are in flight, a sentence each."""
+    if retry and plan.how == "unfinished":
+        yield (
+            f"--retry asked nothing again: plan {plan.folder.plan_id} was not finished, and this went on with it;"
+            " give the same command again for what is left"
+        )
+    if fresh and plan.totals is not None and plan.totals.awaiting:
+        yield (
+            f"--fresh asked {plan.totals.awaiting:,} requests not again: an unfinished plan is buying their answers,"
+            " and this one takes them over"
+        )
+
+
 def watch(
     plan: str | None = None,
     *,
@@ -314,16 +371,10 @@ def watch(
         RefusedError: sending the plan that was named was not confirmed.
     """
     workspace = Workspace(runs)
-
-    def ask(session: Session) -> None:
-        # A plan of which something was sent was confirmed then.
-        if confirm is not None and not any(a.intent_at for _, a in session.state.attempts()):
-            config = [r["config"]["budget"]["confirm_usd"] for r in session.folder.load(session.disk)["runs"]]
-            _ask(session.state, Decimal(str(min(config))), confirm)
-
+    ask = _asking(workspace, confirm)
     if plan is not None:
         folder = workspace.find(plan)
-        return [advance(workspace, folder, detach=detach, observer=observer, before=ask)]
+        return [advance(workspace, folder, detach=detach, observer=observer, before=ask, before_other=ask)]
     left = [folder for folder in folders(workspace.disk, runs) if not workspace.state(folder).finished]
     done = []
     for ended, error in advance_all(workspace, left, detach=detach, observer=observer, before=ask):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 from batchling.disk import Disk
@@ -11,11 +12,11 @@ from batchling.ledger import replay
 from batchling.models import KEY_LENGTH
 from batchling.packing import KeySet
 from batchling.runner.caching import answers, decode_cache, reuse_answers
-from batchling.runner.folder import PlanFolder
-from batchling.runner.planning import runs_locked
+from batchling.runner.folder import PlanFolder, awaited_plan
+from batchling.runner.planning import claimed, runs_locked
 from batchling.runner.replanning import body_of
 from batchling.runner.session import Session
-from batchling.runner.shards import INDEX_HEADER, ShardWriter, index_line, read_index, request_lines
+from batchling.runner.shards import INDEX_HEADER, IndexEntry, ShardWriter, index_line, read_index, request_lines
 
 
 class Refreshes(Protocol):
@@ -31,33 +32,51 @@ class Refreshes(Protocol):
 LOCKED_PAUSE_SECONDS = 2.0
 
 
-def take_over(workspace: Refreshes, session: Session, go_on: Callable[[PlanFolder], str]) -> bool:
+def take_over(
+    workspace: Refreshes, session: Session, go_on: Callable[[PlanFolder], str], *, detach: bool = False
+) -> bool:
     """Moves one step towards having what another plan is buying.
+
+    A plan that is being cancelled waits for nobody: what is not answered yet becomes shards of its own, which are
+    then dropped unsent.
 
     Args:
         go_on: drives the other plan and says why it stopped; `locked` when another process holds it.
+        detach: don't wait for another process.
 
     Returns:
         False when the other plan can't go on now either.
     """
-    for plan_id in sorted(session.state.awaits):
-        other = PlanFolder(workspace.runs / plan_id)
-        if session.disk.exists(other.document) and not replay(read(session.disk, other.journal)).finished:
+    for name in sorted(session.state.awaits):
+        other = PlanFolder(workspace.runs / awaited_plan(name))
+        if not session.state.cancel_requested and _is_buying(session.disk, other):
             reason = go_on(other)
             if reason == "locked":
+                if detach:
+                    return False
                 session.clock.sleep(LOCKED_PAUSE_SECONDS)
                 continue
             if reason not in ("finished", "cancelled"):
                 return False
-        _settle(workspace, session, plan_id)
+        _settle(workspace, session, name)
     return True
 
 
-def _settle(workspace: Refreshes, session: Session, plan_id: str) -> None:
+def _is_buying(disk: Disk, other: PlanFolder) -> bool:
+    """Whether a plan may still bring answers. One that itself only waits for others does not: two could wait for each other."""
+    if not disk.exists(other.document):
+        return False
+    state = replay(read(disk, other.journal))
+    return not state.finished and any(True for _ in state.open_shards())
+
+
+def _settle(workspace: Refreshes, session: Session, name: str) -> None:
+    """Takes the answers that are there, leaves to other plans what they are buying by now, and buys the rest."""
     disk, folder = session.disk, session.folder
-    held = folder.held(plan_id)
-    index = folder.held_index(plan_id)
+    held, index = folder.held(name), folder.held_index(name)
     with runs_locked(disk, workspace.runs):
+        # Claims first: a plan that ends in between is then in both, and not in neither.
+        elsewhere = {} if session.state.cancel_requested else claimed(disk, workspace.runs, but=folder.plan_id)
         workspace.refresh_stale()
         entries = read_index(disk, index)
         answered = KeySet()
@@ -67,8 +86,9 @@ def _settle(workspace: Refreshes, session: Session, plan_id: str) -> None:
                 answered.add(answer.key)
         known = [entry for entry in entries if entry.key in answered]
         if known:
-            tag = f"cache.{plan_id[-6:]}"
-            _write_index(session, tag, known)
+            plan, _, nth = name.partition("~")
+            tag = f"cache.{plan[-6:]}" + (f"-{nth}" if nth else "")
+            _write_index(session, folder.responses / f"{tag}.index.csv", known)
             reuse_answers(
                 disk,
                 workspace.runs,
@@ -87,6 +107,12 @@ def _settle(workspace: Refreshes, session: Session, plan_id: str) -> None:
             )
         left = {entry.key for entry in entries} - {entry.key for entry in known}
         events: list[dict[str, Any]] = []
+        awaits = []
+        for plan, keys in elsewhere.items():
+            theirs = {key for key in left if key in keys}
+            if theirs:
+                awaits.append(_hold(session, plan, name, theirs))
+                left -= theirs
         if left:
             writer = ShardWriter(
                 disk,
@@ -99,8 +125,31 @@ def _settle(workspace: Refreshes, session: Session, plan_id: str) -> None:
             for entry, line in request_lines(disk, held, index, left):
                 writer.add(entry.lane, entry.key[:KEY_LENGTH], body_of(line), entry.tokens, schema=entry.schema)
             events.append({"kind": "planned", "shards": writer.finish(), "why": "left open elsewhere"})
-        events.append({"kind": "awaited", "plan_id": plan_id, "reused": len(known), "left": len(left)})
-        session.record(*events)
+        done = {"kind": "awaited", "plan_id": name, "reused": len(known), "left": len(left), "awaits": awaits}
+        session.record(*events, done)
+
+
+def _hold(session: Session, plan: str, before: str, keys: set[str]) -> str:
+    """Copies held requests to a file of their own, for another plan to wait for; returns its name.
+
+    Never a file that is there already: it may be waited for, and a kill would leave half of it.
+    """
+    disk, folder = session.disk, session.folder
+    name, n = plan, 1
+    while disk.exists(folder.held(name)):
+        n += 1
+        name = f"{plan}~{n}"
+    entries = []
+    writer = disk.create(folder.held(name))
+    try:
+        for entry, line in request_lines(disk, folder.held(before), folder.held_index(before), keys):
+            writer.write(line)
+            entries.append(entry)
+        writer.sync()
+    finally:
+        writer.close()
+    _write_index(session, folder.held_index(name), entries)
+    return name
 
 
 def _where(session: Session, lane: int) -> tuple[str, str, str, str]:
@@ -109,8 +158,8 @@ def _where(session: Session, lane: int) -> tuple[str, str, str, str]:
     return entry["provider"], entry["base_url"], entry["endpoint"], entry["model"]
 
 
-def _write_index(session: Session, tag: str, entries: list[Any]) -> None:
-    writer = session.disk.create(session.folder.responses / f"{tag}.index.csv")
+def _write_index(session: Session, path: Path, entries: list[IndexEntry]) -> None:
+    writer = session.disk.create(path)
     try:
         writer.write(INDEX_HEADER + b"".join(map(index_line, entries)))
         writer.sync()

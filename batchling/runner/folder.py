@@ -86,12 +86,12 @@ class PlanFolder:
     def index(self, number: int) -> Path:
         return self.requests / f"{number:04d}.index.csv"
 
-    def held(self, plan_id: str) -> Path:
-        """Lines whose keys were in flight in another plan when this one was made."""
-        return self.requests / f"held.{plan_id}.jsonl"
+    def held(self, name: str) -> Path:
+        """Lines whose keys are in flight in another plan; `name` is that plan's id, and `~N` for further ones."""
+        return self.requests / f"held.{name}.jsonl"
 
-    def held_index(self, plan_id: str) -> Path:
-        return self.requests / f"held.{plan_id}.keys.csv"
+    def held_index(self, name: str) -> Path:
+        return self.requests / f"held.{name}.keys.csv"
 
     def raw(self, shard: int, attempt: int, kind: str) -> Path:
         """Bytes received; `kind` is `output` or `errors`."""
@@ -123,6 +123,11 @@ class PlanFolder:
         if not isinstance(document, dict) or document.get("version") != 1:
             raise UsageError("plan.json is of another version of batchling", where=str(self.document))
         return document
+
+
+def awaited_plan(name: str) -> str:
+    """The id of the plan that held requests wait for."""
+    return name.partition("~")[0]
 
 
 def folders(disk: Disk, runs: Path) -> list[PlanFolder]:

@@ -24,9 +24,10 @@ from batchling.disk import Disk, write_file
 from batchling.errors import ConfigError, RefusedError
 from batchling.journal import Journal, read
 from batchling.ledger import State, replay
-from batchling.models import ANSWERED
+from batchling.models import ANSWERED, RowState
 from batchling.packing import KeySet, plan_id, plan_identity
 from batchling.providers import Provider
+from batchling.request import repair_key
 from batchling.runner.caching import answers, reuse_answers
 from batchling.runner.compiling import CountingSink, FolderSink, Known, Totals, compile_requests
 from batchling.runner.folder import PlanFolder, folders, moment_after
@@ -35,6 +36,8 @@ from batchling.runner.points import LanePlan, Point, is_local, make_ready, run_l
 from batchling.runner.provenance import provenance
 from batchling.runner.shards import read_index
 from batchling.spec import Spec
+
+_REPAIRS = 1000  # of one request; more than anybody asks for
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -180,33 +183,83 @@ def known_keys(disk: Disk, runs: Path, made: Draft, *, fresh: bool, retry: froze
     Args:
         retry: record states whose rows are asked again.
     """
-    known = Known()
+    # Claims first: a plan that ends in between is then in both, and not in neither.
+    known = Known(claimed=claimed(disk, runs))
     if not fresh:
+        found = _Found(retry)
         for lane in made.lanes:
             for answer in answers(runs, lane_identity(lane)):
-                if answer.state not in retry:
-                    known.answered.add(answer.key)
+                found.add(answer.key, answer.state)
         for path in catalog.stale(runs).moved_on:
-            _add_decoded(disk, PlanFolder(path), retry, known.answered)
-    for folder, state in unfinished(disk, runs):
-        keys = KeySet()
-        for shard in state.shards.values():
-            if not shard.replanned and not (shard.unwanted and shard.over):
-                for entry in read_index(disk, folder.index(shard.number)):
-                    keys.add(entry.key)
-        if keys:
-            known.claimed[folder.plan_id] = keys
+            _add_decoded(disk, PlanFolder(path), found)
+        known.answered = found.answered()
     return known
 
 
-def _add_decoded(disk: Disk, folder: PlanFolder, retry: frozenset[str], answered: KeySet) -> None:
+def claimed(disk: Disk, runs: Path, *, but: str | None = None) -> dict[str, KeySet]:
+    """Plan id → the keys that an unfinished plan (not `but`) may still bring answers to."""
+    found = {}
+    for folder, state in unfinished(disk, runs):
+        if folder.plan_id == but:
+            continue
+        keys = KeySet()
+        for shard in state.open_shards():
+            for entry in read_index(disk, folder.index(shard.number)):
+                keys.add(entry.key)
+        if keys:
+            found[folder.plan_id] = keys
+    return found
+
+
+class _Found:
+    """Which keys are answered for good: of a request and its repairs, the last answer says what state the row is in.
+
+    Args:
+        retry: record states whose rows are asked again.
+    """
+
+    def __init__(self, retry: frozenset[str]):
+        self._retry = retry
+        self._kept = KeySet()
+        self._reopened = KeySet()
+        self._unfit = KeySet()
+        self._unfit_keys: list[str] = []
+
+    def add(self, key: str, state: str) -> None:
+        if self._retry and state == RowState.INVALID:
+            self._unfit.add(key)
+            self._unfit_keys.append(key)
+        elif state in self._retry:
+            self._reopened.add(key)
+        else:
+            self._kept.add(key)
+
+    def answered(self) -> KeySet:
+        for key in self._unfit_keys:
+            again = RowState.INVALID in self._retry
+            for n in range(1, _REPAIRS):
+                repair = repair_key(key, n)
+                if repair in self._kept:
+                    again = False
+                elif repair in self._reopened:
+                    again = True
+                elif repair in self._unfit:
+                    again = RowState.INVALID in self._retry
+                else:
+                    break
+            if not again:
+                self._kept.add(key)
+        return self._kept
+
+
+def _add_decoded(disk: Disk, folder: PlanFolder, found: _Found) -> None:
     wanted = {str(outcome) for outcome in ANSWERED}
     for name in disk.names(folder.responses):
         if name.endswith(".decoded.jsonl"):
             for _, line in lines(chunks(disk, folder.responses / name)):
                 document = orjson.loads(line)
-                if document["outcome"] in wanted and document["state"] not in retry:
-                    answered.add(document["key"])
+                if document["outcome"] in wanted:
+                    found.add(document["key"], document["state"])
 
 
 def lane_identity(lane: LanePlan) -> tuple[str, str, str, str]:
