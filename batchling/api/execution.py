@@ -288,7 +288,7 @@ def _one_step(plan: _Going) -> None:
 
 def _taking_over(
     workspace: Workspace, observer: Observer | None, detach: bool, before: Callable[[Session], None] | None
-) -> Callable[[Session], bool]:
+) -> Callable[[Session], float | None]:
     def go_on(folder: PlanFolder) -> str:
         """Drives another plan whose keys this one waits for."""
         try:

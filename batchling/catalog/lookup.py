@@ -119,7 +119,7 @@ def answered(
               SELECT arg_max(r.rowid, (age.age << 40) + (r.shard::BIGINT << 8) + least(r.attempt, 255)) AS place
               FROM responses AS r JOIN age ON age.plan_id = r.plan_id
               WHERE r.provider = ? AND r.model = ? AND r.base_url = ? AND r.endpoint = ?
-                AND (r.source <> 'cache' OR r.file IS NOT NULL) -- a copy that went missing says nothing of the answer
+                AND r.file IS NOT NULL -- a row that was dropped, or a copy that went missing, says nothing of the answer
               GROUP BY r.request_key)
             SELECT r.request_key, r.outcome, r.plan_id, r.file, r."offset", r.length, r.state
             FROM responses AS r JOIN last ON last.place = r.rowid

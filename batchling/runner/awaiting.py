@@ -34,7 +34,7 @@ LOCKED_PAUSE_SECONDS = 2.0
 
 def take_over(
     workspace: Refreshes, session: Session, go_on: Callable[[PlanFolder], str], *, detach: bool = False
-) -> bool:
+) -> float | None:
     """Moves one step towards having what another plan is buying.
 
     A plan that is being cancelled waits for nobody: what is not answered yet becomes shards of its own, which are
@@ -45,21 +45,22 @@ def take_over(
         detach: don't wait for another process.
 
     Returns:
-        False when the other plan can't go on now either.
+        Seconds until it is worth another look; None when the other plan can't go on now either.
     """
+    pause = 0.0
     for name in sorted(session.state.awaits):
         other = PlanFolder(workspace.runs / awaited_plan(name))
         if not session.state.cancel_requested and _is_buying(session.disk, other):
             reason = go_on(other)
             if reason == "locked":
                 if detach:
-                    return False
-                session.clock.sleep(LOCKED_PAUSE_SECONDS)
+                    return None
+                pause = LOCKED_PAUSE_SECONDS
                 continue
             if reason not in ("finished", "cancelled"):
-                return False
+                return None
         _settle(workspace, session, name)
-    return True
+    return pause
 
 
 def _is_buying(disk: Disk, other: PlanFolder) -> bool:

@@ -31,7 +31,7 @@ Steps = Generator[float, None, str]
 """Does what there is to do now, then yields until when (Unix seconds) there is nothing; in the end returns why."""
 
 
-def drive(session: Session, *, detach: bool = False, awaited: Callable[[Session], bool] | None = None) -> str:
+def drive(session: Session, *, detach: bool = False, awaited: Callable[[Session], float | None] | None = None) -> str:
     """Does everything there is to do for a plan, and waits in between. Arguments and result: see `steps`."""
     going = steps(session, detach=detach, awaited=awaited)
     while True:
@@ -42,13 +42,13 @@ def drive(session: Session, *, detach: bool = False, awaited: Callable[[Session]
         session.clock.sleep(max(0.0, until - session.clock.now()))
 
 
-def steps(session: Session, *, detach: bool = False, awaited: Callable[[Session], bool] | None = None) -> Steps:
+def steps(session: Session, *, detach: bool = False, awaited: Callable[[Session], float | None] | None = None) -> Steps:
     """Drives a plan without sleeping, so that one process can go on with several.
 
     Args:
         detach: return as soon as nothing can be sent now, without waiting for answers.
         awaited: called when this plan has nothing left of its own but waits for another plan's keys;
-            True when it made progress, False when the other plan is not ready yet.
+            seconds until it is worth another look, None when the other plan cannot go on either.
 
     Returns:
         Why it returned: `finished`, `parked`, `refused`, `budget`, `detached`, or `awaiting`.
@@ -66,9 +66,11 @@ def steps(session: Session, *, detach: bool = False, awaited: Callable[[Session]
             return first.why
         elif first.do is Do.FINISH:
             if session.state.awaits:
-                if awaited is None or not awaited(session):
+                pause = None if awaited is None else awaited(session)
+                if pause is None:
                     return "awaiting"
-                yield session.clock.now()  # the other plan may be one that this process goes on with as well
+                # The other plan may be one that this process goes on with as well.
+                yield session.clock.now() + pause
                 continue
             state = "cancelled" if session.state.cancel_requested else "finished"
             session.record({"kind": "finished", "state": state, "counts": session.state.counts()})
