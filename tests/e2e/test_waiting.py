@@ -67,13 +67,11 @@ def test_a_plan_that_ends_while_another_is_being_planned_is_not_overlooked(
     first = bench.run(detach=True)
     unfinished = planning.unfinished
 
-    def and_then_it_ends(*arguments: Any) -> Any:
-        found = list(unfinished(*arguments))
-        if found:
-            bench.watch(first.plan_id)
-        return iter(found)
+    def ends_meanwhile(*arguments: Any) -> Any:
+        bench.watch(first.plan_id)
+        return unfinished(*arguments)
 
-    monkeypatch.setattr(planning, "unfinished", and_then_it_ends)
+    monkeypatch.setattr(planning, "unfinished", ends_meanwhile)
     bench.rows(4)
     outcome = bench.run()
     assert outcome.states == {"ok": 4}
