@@ -224,11 +224,17 @@ def _base(groups: Sequence[tuple[str, dict[str, str], list[_Run]]], baseline: st
     for number, (name, _, members) in enumerate(groups):
         if baseline == name or any(run.report.run_id == baseline for run in members):
             return number
-    close = [n for n, (_, _, members) in enumerate(groups) for run in members if run.report.run_id.startswith(baseline)]
-    if len(set(close)) == 1:
-        return close[0]
-    shown = ", ".join(run.report.run_id for _, _, members in groups[:8] for run in members)
-    raise UsageError(f"--baseline {baseline}: no such run here; there are {shown}")
+    words = set(baseline.split())
+    close = {
+        n
+        for n, (name, _, members) in enumerate(groups)
+        for run in members
+        if run.report.run_id.startswith(baseline) or words <= {*name.split(), *run.document["overrides"]}
+    }
+    if len(close) == 1:
+        return close.pop()
+    found = "no such point" if not close else f"{len(close)} points"
+    raise UsageError(f"--baseline {baseline}: {found} here; there are {', '.join(name for name, _, _ in groups[:8])}")
 
 
 def _point(

@@ -73,6 +73,14 @@ def test_the_baseline_can_be_chosen(graded: Lab) -> None:
         compare(runs=graded.runs, baseline="nobody")
 
 
+def test_a_baseline_can_be_named_by_what_sets_it_apart(graded: Lab) -> None:
+    grid(graded, "prompt=plain,polite")
+    (base,) = (p for p in compare(runs=graded.runs, baseline="prompt=polite model.id=bad").points if p.baseline)
+    assert "model.id=bad" in base.name and "prompt=polite" in base.name
+    with pytest.raises(UsageError, match="2 points"):
+        compare(runs=graded.runs, baseline="model.id=bad")
+
+
 def test_by_puts_runs_together_and_pairs_them_by_row(graded: Lab) -> None:
     grid(graded, "prompt=plain,polite")
     found = compare(runs=graded.runs, by=["model.id"])
