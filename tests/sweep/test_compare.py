@@ -69,7 +69,7 @@ def test_the_baseline_can_be_chosen(graded: Lab) -> None:
     bad = next(p for p in first.points if "bad" in p.name)
     (pair,) = compare(runs=graded.runs, baseline=bad.run_ids[0]).pairs
     assert pair.difference.value == pytest.approx(26 / 40)
-    with pytest.raises(UsageError, match="no such run"):
+    with pytest.raises(UsageError, match="no such point"):
         compare(runs=graded.runs, baseline="nobody")
 
 
