@@ -98,8 +98,9 @@ def answered(
     """The latest response of every key that was asked there, where it counts as an answer.
 
     A key whose latest response is expired, missing, cancelled or retryable is not given: it is to be
-    asked again. Neither is one whose plan's folder is gone. Later means: of a later plan, then of a later shard and
-    attempt. No catalog, no answers.
+    asked again. Neither is one whose plan's folder is gone. Later means: of a later plan, and within one plan of a
+    later shard and attempt, where an answer counts before none: a duplicate that was cancelled comes after the batch
+    that was paid. No catalog, no answers.
 
     The catalog stays open for reading until the last answer is taken: don't write it in between.
 
@@ -110,13 +111,14 @@ def answered(
     if not access.file_of(runs).exists():
         return
     there = {folder.name for folder in plan_folders(runs)}
-    wanted = {str(outcome) for outcome in ANSWERED}
+    wanted = sorted(str(outcome) for outcome in ANSWERED)
     with access.reading(runs, temp=temp) as con:
         result = con.execute(
             """
             WITH age AS (SELECT plan_id, row_number() OVER (ORDER BY created_at, plan_id) AS age FROM plans),
             last AS (
-              SELECT arg_max(r.rowid, (age.age << 40) + (r.shard::BIGINT << 8) + least(r.attempt, 255)) AS place
+              SELECT arg_max(r.rowid, (age.age << 41) + (list_contains(?, r.outcome)::BIGINT << 40)
+                                      + (r.shard::BIGINT << 8) + least(r.attempt, 255)) AS place
               FROM responses AS r JOIN age ON age.plan_id = r.plan_id
               WHERE r.provider = ? AND r.model = ? AND r.base_url = ? AND r.endpoint = ?
                 AND r.file IS NOT NULL -- a row that was dropped, or a copy that went missing, says nothing of the answer
@@ -124,7 +126,7 @@ def answered(
             SELECT r.request_key, r.outcome, r.plan_id, r.file, r."offset", r.length, r.state
             FROM responses AS r JOIN last ON last.place = r.rowid
             """,
-            [provider, model, base_url, endpoint],
+            [wanted, provider, model, base_url, endpoint],
         )
         while chunk := result.fetchmany(_AT_ONCE):
             for key, outcome, plan_id, file, offset, length, state in chunk:

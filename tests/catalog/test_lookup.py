@@ -59,15 +59,17 @@ def test_what_counts_as_answered(runs: Path, outcome: str, counts: bool) -> None
 
 def test_the_latest_response_decides_across_plans_shards_and_attempts(runs: Path) -> None:
     new = planned(runs, NEW, created_at=2.0)
-    new.decoded("0001.1", answer(0, offset=9), failed(1, "expired"))
+    new.decoded("0001.1", answer(0, offset=9), failed(1, "expired", file="0001.1.errors.jsonl"))
     refresh(new)
     old = planned(runs).decoded("0001.1", answer(0), answer(1), failed(2, "expired"))
     old.decoded("0002.1", answer(2, shard=2, offset=5)).decoded("0002.2", answer(2, shard=2, attempt=2, offset=6))
+    cancelled = failed(2, "cancelled", shard=3, attempt=2, file="0003.2.errors.jsonl")
+    old.decoded("0003.1", answer(2, shard=3, offset=7)).decoded("0003.2", cancelled)
     refresh(old)
     found = answers(runs)
     assert (found[key_of(0)].plan_id, found[key_of(0)].offset) == (NEW, 9)
     assert key_of(1) not in found
-    assert found[key_of(2)].offset == 6
+    assert found[key_of(2)].offset == 7, "a duplicate that was cancelled hides no answer of its plan"
 
 
 def test_answers_of_another_model_address_or_endpoint_are_not_given(runs: Path) -> None:
