@@ -187,7 +187,7 @@ class State:
     Attributes:
         batches: every batch id that the journal has.
         files: (lane, input file id) → (shard, attempt) that it was uploaded for.
-        learned: (group, model) → enqueued-token limit that a refusal named, or that repeated refusals showed.
+        learned: (group, model) → enqueued-token limit that a refusal named; guessed: one that repeated refusals showed.
         creations: lane → when creates were sent, Unix seconds.
         fatal: lane → why the provider refuses everything until a person acts.
         awaits: names of held requests, each of a plan that is buying their keys.
@@ -200,6 +200,7 @@ class State:
     shards: dict[int, Shard] = field(default_factory=dict)
     fingerprints: dict[str, str] = field(default_factory=dict)
     learned: dict[tuple[str, str], int] = field(default_factory=dict)
+    guessed: dict[tuple[str, str], int] = field(default_factory=dict)
     creations: dict[int, list[float]] = field(default_factory=dict)
     cancel_requested: bool = False
     finished: str | None = None
@@ -321,10 +322,12 @@ def apply(state: State, event: Event) -> State:
     elif kind == "session":
         state.fingerprints.update(event["fingerprints"])
         state.fatal.clear()
+        state.guessed.clear()  # what was in the way then may be gone
     elif kind == "learned":
         # The least of what was heard: the provider repeats its figure although it counts more tokens than we do.
         place = event["group"], event["model"]
-        state.learned[place] = min(event["limit"], state.learned.get(place, event["limit"]))
+        known = state.guessed if event.get("guessed") else state.learned
+        known[place] = min(event["limit"], known.get(place, event["limit"]))
     elif kind == "cancel_wanted":
         for number in event["shards"]:
             state.shards[number].unwanted = True
@@ -539,6 +542,12 @@ class Pace:
 SPLIT_AFTER = 4
 """Refusals for the enqueued-token limit, with nothing else of ours waiting, after which a shard is cut in two."""
 
+PATIENCE = 3
+"""How many times more of them a shard bears that is far below the limit: somebody else's batches may be in its way."""
+
+COUNTED_HIGHER = 1.5
+"""By how much a provider may well count more tokens than we do."""
+
 
 HOUR = 3_605.0
 """Seconds that a create counts against the creations of an hour: the provider's clock starts when it hears of it."""
@@ -550,7 +559,14 @@ def size_of(shard: Shard) -> int:
 
 
 def limit_of(state: State, lane: Lane) -> int | None:
-    """Prompt tokens that may wait at once in a lane: the smaller of what is published and what a refusal taught."""
+    """Prompt tokens that may wait at once in a lane: the least of what is published, named by a refusal, and guessed."""
+    named = named_limit(state, lane)
+    known = [n for n in (named, state.guessed.get((lane.group, lane.model))) if n is not None]
+    return min(known) if known else None
+
+
+def named_limit(state: State, lane: Lane) -> int | None:
+    """`limit_of` without guesses."""
     known = [n for n in (lane.enqueued_tokens, state.learned.get((lane.group, lane.model))) if n is not None]
     return min(known) if known else None
 
@@ -667,11 +683,13 @@ def _submit(state: State, now: float, policy: Policy, pace: Pace, actions: list[
         limit = limit_of(state, lane)
         size = size_of(shard)
         refused = sum(1 for a in shard.attempts if a.alone)
-        stuck = refused >= SPLIT_AFTER and not tokens.get(key)
+        patience = PATIENCE if limit is not None and size * COUNTED_HIGHER <= limit else 1
+        stuck = refused >= SPLIT_AFTER * patience and not tokens.get(key)
         if shard.rows > 1 and (stuck or (limit is not None and size > limit)):
             actions.append(Action(Do.SPLIT, number, n, shard.lane))
             continue
-        if stuck and limit is not None and size > limit:
+        named = named_limit(state, lane)
+        if stuck and named is not None and size > named:
             blocked.add("refused")  # one request that is larger than all that may wait: it can never run here
             continue
         if limit is not None and tokens.get(key, 0) and tokens[key] + size > limit:

@@ -334,6 +334,11 @@ def outcome(workspace: Workspace, folder: PlanFolder, state: State, reason: str,
             f"it waits for answers that plan {other} is buying; go on with that one (batchling watch {other}), "
             f"or let go of it (batchling cancel {other})"
         )
+    if reason == "refused" and not state.fatal:
+        details.append(
+            "a request is larger than all the prompt tokens that the provider lets wait for its model: "
+            "shorten or split the row, or have the account's limit raised"
+        )
     if reason == "budget":
         details.append("the worst case of what is left is above the budget")
     next_command = None

@@ -11,7 +11,7 @@ import orjson
 
 from batchling.collect import FailureKind, Join, Row, Summary, lines, why_failed
 from batchling.disk import Disk, Writer, write_file
-from batchling.errors import CallError, CallNotFound, CallUnavailable, DiskError, ProviderError
+from batchling.errors import CallError, CallNotFound, CallRefused, CallUnavailable, DiskError, ProviderError
 from batchling.ledger import Action, Attempt, Phase, Shard
 from batchling.models import KEY_LENGTH, Batch, BatchError, Outcome, Response
 from batchling.runner.folder import PlanFolder
@@ -59,9 +59,10 @@ def poll(session: Session, action: Action) -> None:
                             break
                     elif own(batch, session, group) is not None and not session.knows(batch.id):
                         session.pace.audits.pop(group, None)  # one of ours that we do not know: audit
-            except CallUnavailable as error:
-                if error.code != "list_incomplete":
-                    raise  # broken paging is enough for a look: what the list does not show is polled by itself
+            except (CallUnavailable, CallRefused) as error:
+                # Broken paging, or no list at all: what it does not show is polled by itself.
+                if isinstance(error, CallUnavailable) and error.code != "list_incomplete":
+                    raise
             unseen = [batch_id for batch_id in out if batch_id not in found]
             if found and len(unseen) > LOST_SIGHT_POLLS:
                 unseen = session.rng.sample(unseen, LOST_SIGHT_POLLS)

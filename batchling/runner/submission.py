@@ -26,7 +26,11 @@ NOT_FOUND_TRIES = 4
 """Uploads in a row that are answered 404, after which nobody is taken to be there."""
 
 LIST_TRIES = 4
-"""Lists in a row that break off (their cursor leads nowhere), after which they are taken for what the provider can do."""
+"""Lists in a row that break off (their cursor leads nowhere) or are refused, after which that is taken for what the
+provider can do."""
+
+MAX_PRESUMED = 3
+"""Attempts of a shard that are taken for absent because nothing was seen of them; then a person is asked."""
 
 
 def submission(session: Session, shard: Shard, attempt: Attempt) -> Submission:
@@ -211,8 +215,10 @@ def settle(session: Session, action: Action) -> None:
     session.settled("settle", shard.number, attempt.number)
     if attempt.phase is not Phase.FENCED:
         return
-    cheap = shard.max_usd is not None and shard.max_usd <= session.policy.resubmit_usd
-    kind = "absent" if cheap else "parked"
+    # All that was taken for absent may have happened after all, so what may be sent again is bounded for the shard.
+    presumed = sum(1 for a in shard.attempts if a.presumed) + 1
+    cheap = shard.max_usd is not None and shard.max_usd * presumed <= session.policy.resubmit_usd
+    kind = "absent" if cheap and presumed <= MAX_PRESUMED else "parked"
     session.record({"kind": kind, "shard": shard.number, "attempt": attempt.number})
 
 
@@ -224,14 +230,16 @@ def audit(session: Session, action: Action) -> None:
         if not _list_is_broken(session, "audit " + action.group, 0, 0, error):
             session.backoff("audit " + action.group, 0, 0, error, base=RETRY_SECONDS, what="audit")
             return
+        session.observer.trouble(session, "the audit is left out: the provider's list cannot be read", error, 0.0)
     session.settled("audit " + action.group, 0, 0)
     session.pace.audits[action.group] = session.clock.now()
     session.pace.audited_seq[action.group] = session.state.over_count()
 
 
 def _list_is_broken(session: Session, do: str, shard: int, attempt: int, error: CallError) -> bool:
-    """The list broke off too often to wait for a better one. It still shows what is there, but proves no absence."""
-    return error.code == "list_incomplete" and session.failures.get((do, shard, attempt), 0) + 1 >= LIST_TRIES
+    """The list broke off, or was refused, too often to wait for a better one. It proves no absence."""
+    broken = error.code == "list_incomplete" or isinstance(error, CallRefused)
+    return broken and session.failures.get((do, shard, attempt), 0) + 1 >= LIST_TRIES
 
 
 def cancel(session: Session, action: Action) -> None:
@@ -244,8 +252,9 @@ def cancel(session: Session, action: Action) -> None:
         # A refusal means that it ended meanwhile; an ambiguous answer, that it may have been heard. Polling tells.
         session.observer.trouble(session, "cancel", error, 0.0)
     except CallError as error:
-        session.backoff("cancel", shard.number, attempt.number, error, base=RETRY_SECONDS, what="cancel")
-        return
+        if error.status != 409:  # 409: it is over, or is being cancelled already; polling tells as well
+            session.backoff("cancel", shard.number, attempt.number, error, base=RETRY_SECONDS, what="cancel")
+            return
     session.settled("cancel", shard.number, attempt.number)
     session.record({"kind": "cancelling", "shard": shard.number, "attempt": attempt.number})
 

@@ -245,3 +245,35 @@ def test_request_files_on_disk_are_what_was_sent(bench: Workbench) -> None:
     bench.run()
     stored = [path.read_bytes() for path in sorted(Path(bench.plans[-1] / "requests").glob("*.jsonl"))]
     assert stored == list(bench.server.uploads.values())
+
+
+def test_03_a_create_that_is_ambiguous_every_time_ends_with_a_person(bench: Workbench) -> None:
+    bench.server.on(*CREATE, refuse(500, "server_error", "oops"))
+    outcome = bench.run("model.price={input: 0, output: 0}")
+    assert (outcome.exit_code, outcome.reason) == (75, "parked")
+    assert len(bench.events(kind="create_intent")) == 4
+    assert len(bench.events(kind="absent")) == 3
+
+
+def test_03_what_is_presumed_absent_is_bounded_for_the_shard_and_not_for_each_attempt(bench: Workbench) -> None:
+    bench.server.on(*CREATE, refuse(500, "server_error", "oops"))
+    parked = bench.run("retry.resubmit_usd=0")
+    usd = float(bench.events(kind="planned")[0]["shards"][0]["max_usd"])
+    verbs.resolve(parked.plan_id, runs=bench.runs, decision="drop")
+    bench.run("retry.resubmit_usd=0")
+    bench.rows([{"id": f"s{n}", "text": f"number {n + 5}"} for n in range(3)])
+    outcome = bench.run(f"retry.resubmit_usd={usd * 1.5:.9f}")
+    assert outcome.reason == "parked"
+    assert len(bench.events(kind="create_intent")) == 2
+
+
+def test_10_a_list_that_is_refused_keeps_no_finished_plan_open(bench: Workbench) -> None:
+    bench.server.on("GET", "/v1/batches", refuse(403, "forbidden", "this key may not list"))
+    outcome = bench.run()
+    assert (outcome.exit_code, outcome.states) == (0, {"ok": 3})
+
+
+def test_10_batches_are_polled_by_themselves_where_the_list_is_refused(bench: Workbench) -> None:
+    bench.server.on("GET", "/v1/batches", refuse(403, "forbidden", "this key may not list"))
+    outcome = bench.run("limits.max_requests=1")
+    assert (outcome.exit_code, outcome.states) == (0, {"ok": 3})

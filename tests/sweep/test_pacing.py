@@ -108,3 +108,19 @@ def test_known_creations_per_hour_are_kept_without_a_refusal(lab: Lab) -> None:
     outcome = lab.run("limits.max_requests=1", "limits.creations_per_hour=2")
     assert outcome.states == {"ok": 6}
     assert not lab.events(outcome.folder, "rejected")
+
+
+def test_a_plan_that_fits_waits_for_somebody_else_s_batches_and_is_not_cut_up(lab: Lab) -> None:
+    lab.rows(12, words=40)
+    total = lab.plan().lanes[0].input_tokens
+    assert total is not None
+    server = lab.serve(enqueued_tokens=int(total * 1.7), row_seconds=1.0)
+    lab.rows(12, words=40, first=100)
+    in_the_way = lab.run("name=other", detach=True)
+    assert in_the_way.batches == 1
+    lab.rows(12, words=40)
+    outcome = lab.run()
+    assert (outcome.exit_code, outcome.states) == (0, {"ok": 12})
+    assert not [e for e in lab.events(outcome.folder, "learned") if e.get("guessed")]
+    assert len(lab.events(outcome.folder, "planned")) == 1
+    assert server is lab.servers[0]
