@@ -91,7 +91,7 @@ class Result:
     processes: int = 0
     steps: int = 0
     parked: int = 0
-    presumed: int = 0
+    presumed: set[int] = field(default_factory=set)
     ended: str = ""
     faults: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
@@ -457,7 +457,7 @@ class Schedule:
             raise Broken(f"I5: worst case {state.worst()} above the budget {self.budget}")
         self.saw_end = event["kind"] == "finished"
         if event["kind"] == "absent" and event.get("by") != "person":
-            self.result.presumed += 1
+            self.result.presumed.add(event["shard"])
 
     def polled(self, session: Session) -> None: ...
 
