@@ -79,7 +79,7 @@ def _damaged(where: str, line: int, what: str) -> JournalError:
     return JournalError(
         f"line {line} {what}: the journal is damaged before its end, so nothing is sent for this plan",
         where=f"{where}:{line}",
-        next_command="restore the file from a backup; `batchling doctor` compares the plan with the provider's list",
+        next_command=f"restore the file from a backup, or give up what was not collected: batchling rm {Path(where).parent.name} --force",
     )
 
 
@@ -88,6 +88,12 @@ def read(disk: Disk, path: Path) -> list[Event]:
     if not disk.exists(path):
         return []
     return parse(disk.read(path), where=str(path))[0]
+
+
+def says_finished(disk: Disk, path: Path) -> bool:
+    """Whether the last line of a journal, which may be damaged before it, says that the plan has ended."""
+    last = decode(disk.read(path).rstrip(b"\n").rpartition(b"\n")[2])
+    return last is not None and last.get("kind") == "finished"
 
 
 class Journal:

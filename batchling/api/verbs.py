@@ -23,19 +23,22 @@ from batchling.api.queueing import queues
 from batchling.api.standing import plan_status, status, statuses
 from batchling.api.workspace import Workspace, state_name
 from batchling.config import Project
-from batchling.errors import LockedError, ProviderError, RefusedError, UsageError
+from batchling.errors import JournalError, LockedError, ProviderError, RefusedError, UsageError
+from batchling.journal import says_finished
 from batchling.ledger import UNSENT, Phase, State
-from batchling.runner.folder import PlanFolder, folders
+from batchling.runner.folder import PlanFolder
 from batchling.runner.planning import (
     Draft,
     Opened,
     count,
+    damaged,
     draft,
     estimate_usd,
     find_same,
     forget,
     known_keys,
     open_plan,
+    unfinished,
     worst_usd,
 )
 from batchling.runner.session import Observer, Session
@@ -375,8 +378,12 @@ def watch(
     if plan is not None:
         folder = workspace.find(plan)
         return [advance(workspace, folder, detach=detach, observer=observer, before=ask, before_other=ask)]
-    left = [folder for folder in folders(workspace.disk, runs) if not workspace.state(folder).finished]
-    done = []
+    left = [folder for folder, _ in unfinished(workspace.disk, runs)]
+    done = [
+        _unreadable(workspace, folder)
+        for folder in damaged(workspace.disk, runs)
+        if not says_finished(workspace.disk, folder.journal)
+    ]
     for ended, error in advance_all(workspace, left, detach=detach, observer=observer, before=ask):
         if error is not None:
             details = (f"{ended.plan_id}: {error.message}", *ended.details)
@@ -384,6 +391,34 @@ def watch(
             ended = replace(ended, exit_code=error.exit_code, details=details, next_command=again)
         done.append(ended)
     return done
+
+
+def _unreadable(workspace: Workspace, folder: PlanFolder) -> Outcome:
+    """What is heard of a plan whose journal is damaged."""
+    try:
+        workspace.state(folder)
+    except JournalError as error:
+        document = folder.load(workspace.disk)
+        return Outcome(
+            plan_id=folder.plan_id,
+            folder=folder.path,
+            experiment=document["experiment"],
+            reason="failed",
+            state="damaged",
+            exit_code=error.exit_code,
+            created=False,
+            simulated=document["simulated"],
+            runs=(),
+            states={},
+            requests=document["requests"],
+            bought=0,
+            reused=document["cached"],
+            batches=0,
+            actual_usd=Decimal(0),
+            next_command=error.next_command,
+            details=(f"{error.where}: {error.message}",),
+        )
+    raise AssertionError(f"{folder.plan_id} is not damaged")
 
 
 def cancel(plan: str | None = None, *, runs: Path, observer: Observer | None = None) -> Outcome:
@@ -453,13 +488,23 @@ def resolve(
 def remove(plan: str, *, runs: Path, keep_answers: bool = False, force: bool = False) -> int:
     """Removes a finished plan's files; returns the bytes freed. Its answers stay reusable only with `keep_answers`.
 
+    Args:
+        force: also a plan whose journal is damaged.
+
     Raises:
+        JournalError: the plan's journal is damaged, and `force` is not given.
         UsageError: the plan is not finished (its batches would be lost).
     """
     workspace = Workspace(runs)
     folder = workspace.find(plan)
-    state = workspace.state(folder)
-    if not state.finished and not all(a.phase in UNSENT for _, a in state.attempts()):
+    try:
+        state = workspace.state(folder)
+        safe = bool(state.finished) or all(a.phase in UNSENT for _, a in state.attempts())
+    except JournalError:
+        if not force:
+            raise
+        safe = True
+    if not safe:
         raise UsageError(
             f"plan {folder.plan_id} is not finished: what was paid for would be lost",
             next_command=f"batchling watch {folder.plan_id}   or   batchling cancel {folder.plan_id}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from batchling.catalog import references
 from batchling.clock import Clock, RealClock
 from batchling.disk import Disk, RealDisk
-from batchling.errors import LockedError, UsageError
+from batchling.errors import JournalError, LockedError, UsageError
 from batchling.journal import read
 from batchling.ledger import UNRESOLVED, UNSENT, Phase, State, replay
 from batchling.runner.folder import PlanFolder, folders
@@ -40,11 +41,16 @@ class Workspace:
             return PlanFolder(references.resolve(self.runs, reference).plan_dir)
         every = folders(self.disk, self.runs)
         if unfinished:
-            every = [f for f in every if not self.state(f).finished]
+            every = [folder for folder in every if self._goes_on(folder)]
         if not every:
             what = "unfinished plan" if unfinished else "plan"
             raise UsageError(f"there is no {what} in {self.runs}", next_command="batchling run EXPERIMENT")
         return every[-1]
+
+    def _goes_on(self, folder: PlanFolder) -> bool:
+        with suppress(JournalError):
+            return not self.state(folder).finished
+        return False
 
     def state(self, folder: PlanFolder) -> State:
         return replay(read(self.disk, folder.journal))
@@ -80,7 +86,10 @@ class Workspace:
         )
 
     def refresh_stale(self) -> list[PlanFolder]:
-        """Refreshes every plan that moved on since the catalog saw it (all of them when there is no catalog)."""
+        """Refreshes every plan that moved on since the catalog saw it (all of them when there is no catalog).
+
+        One whose journal is damaged is left as it is.
+        """
         from batchling import catalog
 
         if not self.disk.exists(self.runs):
@@ -91,8 +100,9 @@ class Workspace:
         for plan_id in behind.gone:
             catalog.forget(self.runs, plan_id)
         for path in behind.moved_on:
-            done.append(PlanFolder(path))
-            self.refresh(done[-1])
+            with suppress(JournalError):
+                self.refresh(PlanFolder(path))
+                done.append(PlanFolder(path))
         return done
 
     def rebuild(self, folder: PlanFolder) -> Refreshed:

@@ -21,8 +21,8 @@ from batchling import catalog, source
 from batchling.clock import Clock
 from batchling.collect import lines
 from batchling.disk import Disk, write_file
-from batchling.errors import ConfigError, RefusedError
-from batchling.journal import Journal, read
+from batchling.errors import ConfigError, JournalError, RefusedError
+from batchling.journal import Journal, read, says_finished
 from batchling.ledger import State, replay
 from batchling.models import ANSWERED, RowState
 from batchling.packing import KeySet, plan_id, plan_identity
@@ -208,6 +208,14 @@ def claimed(disk: Disk, runs: Path, *, but: str | None = None) -> dict[str, KeyS
                 keys.add(entry.key)
         if keys:
             found[folder.plan_id] = keys
+    for folder in damaged(disk, runs):
+        if folder.plan_id != but and not says_finished(disk, folder.journal):
+            # Nobody knows what of it is out, so nothing of it is bought again.
+            keys = KeySet()
+            for name in disk.names(folder.requests):
+                if name.endswith(".index.csv"):
+                    keys.add_many(entry.key for entry in read_index(disk, folder.requests / name))
+            found[folder.plan_id] = keys
     return found
 
 
@@ -270,11 +278,21 @@ def lane_identity(lane: LanePlan) -> tuple[str, str, str, str]:
 
 
 def unfinished(disk: Disk, runs: Path) -> Iterator[tuple[PlanFolder, State]]:
-    """Plans whose journal has no end yet, oldest first."""
+    """Plans whose journal has no end yet, oldest first; without those whose journal cannot be read."""
     for folder in folders(disk, runs):
-        state = replay(read(disk, folder.journal))
-        if not state.finished:
-            yield folder, state
+        with suppress(JournalError):
+            state = replay(read(disk, folder.journal))
+            if not state.finished:
+                yield folder, state
+
+
+def damaged(disk: Disk, runs: Path) -> Iterator[PlanFolder]:
+    """Plans whose journal is damaged before its end, oldest first."""
+    for folder in folders(disk, runs):
+        try:
+            read(disk, folder.journal)
+        except JournalError:
+            yield folder
 
 
 @contextmanager
@@ -289,11 +307,19 @@ def runs_locked(disk: Disk, runs: Path) -> Iterator[None]:
 
 
 def find_same(disk: Disk, runs: Path, identity: str) -> tuple[PlanFolder, State] | None:
-    """The newest plan of this identity."""
+    """The newest plan of this identity.
+
+    Raises:
+        JournalError: it is damaged, and not finished.
+    """
     for folder in reversed(folders(disk, runs)):
         mark = folder.path / "identity"
         if disk.exists(mark) and disk.read(mark).decode() == identity:
-            return folder, replay(read(disk, folder.journal))
+            try:
+                return folder, replay(read(disk, folder.journal))
+            except JournalError:
+                if not says_finished(disk, folder.journal):
+                    raise
     return None
 
 

@@ -141,3 +141,42 @@ def test_request_bytes_that_were_changed_on_the_disk_are_not_sent(bench: Workben
     with pytest.raises(DiskError, match="not the bytes that were planned"):
         bench.run("limits.max_requests=2", "limits.concurrent_batches=1")
     assert bench.server.creates == 1
+
+
+def flip(plan: Path) -> None:
+    """One byte in the middle of a journal."""
+    journal = plan / "journal.jsonl"
+    data = bytearray(journal.read_bytes())
+    data[len(data) // 2] ^= 1
+    journal.write_bytes(bytes(data))
+
+
+def test_a_finished_plan_whose_journal_is_damaged_blocks_no_other(bench: Workbench) -> None:
+    first = bench.run()
+    flip(first.folder)
+    bench.rows(5)
+    outcome = bench.run()
+    assert (outcome.exit_code, outcome.reused, outcome.bought) == (0, 3, 2)
+    assert bench.watch() == []
+    doctor = bench.cli("doctor")
+    assert f"{first.plan_id}/journal.jsonl:" in doctor.stdout and "damaged before its end" in doctor.stdout
+    refused = bench.cli("rm", first.plan_id, "--yes")
+    assert refused.returncode == 1 and f"batchling rm {first.plan_id} --force" in refused.stderr
+    assert bench.cli("rm", first.plan_id, "--force", "--yes").returncode == 0
+    assert not first.folder.exists()
+
+
+def test_nothing_of_an_unfinished_plan_whose_journal_is_damaged_is_bought_again(bench: Workbench) -> None:
+    first = bench.run(detach=True)
+    flip(first.folder)
+    config = (bench.root / "experiments/ask/config.yaml").read_text()
+    bench.write({"experiments/other/config.yaml": config.replace("name: ask", "name: other")})
+    bench.rows([{"id": "x", "text": "something else"}], name="other")
+    assert bench.run(name="other").exit_code == 0
+    bench.rows(4)
+    with pytest.raises(JournalError) as caught:
+        bench.run()
+    assert first.plan_id in str(caught.value.where)
+    assert len(bench.server.sent()) == 3 + 1 + 1, "what it may have out is not sent again"
+    watched = {outcome.plan_id: outcome for outcome in bench.watch()}
+    assert (watched[first.plan_id].exit_code, watched[first.plan_id].state) == (1, "damaged")

@@ -19,7 +19,7 @@ from batchling.cli.figures import plural, size
 from batchling.cli.screen import width
 from batchling.cli.shell import Shell, common, pass_shell
 from batchling.cli.table import table
-from batchling.errors import BatchlingError, CallError
+from batchling.errors import BatchlingError, CallError, JournalError
 
 EVERY = "*"
 PACKAGES = ("openai", "duckdb", "pydantic", "hydra-core", "omegaconf", "tiktoken", "genai-prices", "orjson", "click")
@@ -142,13 +142,24 @@ def _catalog(runs: Path) -> list[Check]:
 
 def _plans(runs: Path) -> list[Check]:
     from batchling.api.standing import listing
+    from batchling.disk import RealDisk
+    from batchling.journal import read
+    from batchling.runner.folder import folders
 
     checks = []
+    disk = RealDisk()
+    damaged = set()
+    for folder in folders(disk, runs):
+        try:
+            read(disk, folder.journal)
+        except JournalError as error:
+            damaged.add(folder.plan_id)
+            checks.append(Check("plan", "fail", f"{error.where}: {error.message}", error.next_command))
     plans = listing(runs=runs)
     for plan in plans:
-        if plan.state == "damaged":
-            checks.append(Check("plan", "fail", f"{plan.plan_id}: {plan.next_command}"))
-        elif plan.state == "parked":
+        if plan.plan_id in damaged:
+            continue
+        if plan.state == "parked":
             checks.append(Check("plan", "warn", f"{plan.plan_id}: parked, a person has to decide", plan.next_command))
         elif plan.finished_at is None:
             checks.append(Check("plan", "ok", f"{plan.plan_id}: {plan.state}", plan.next_command))

@@ -55,25 +55,35 @@ def _parts(plan: PlanSpace) -> list[object]:
 @plan_argument(required=True)
 @click.option("--keep-answers", is_flag=True, help="Keep what is needed to reuse its answers; rows and requests go.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask, even when answers were paid for.")
+@click.option("--force", is_flag=True, help="Also a plan whose journal is damaged: what was not collected is lost.")
 @common
 @pass_shell
-def rm_command(shell: Shell, plan: str, keep_answers: bool, yes: bool) -> int:
+def rm_command(shell: Shell, plan: str, keep_answers: bool, yes: bool, force: bool) -> int:
     """Remove a finished plan's files. Without --keep-answers the next run buys its answers again."""
     from batchling.api.standing import status
     from batchling.api.verbs import remove
+    from batchling.errors import JournalError
 
-    found = status(plan, runs=shell.runs)
-    paid = found.actual_usd
-    if paid and not keep_answers and not yes and interactive():
-        question = f"{found.plan_id} holds answers that cost {usd(paid)} USD. Remove them?"
-        if not click.confirm(question, err=True):
-            shell.say("kept")
-            return 0
-    freed = remove(found.plan_id, runs=shell.runs, keep_answers=keep_answers)
+    question = None
+    try:
+        found = status(plan, runs=shell.runs)
+        plan = found.plan_id
+        if found.actual_usd and not keep_answers:
+            question = f"{plan} holds answers that cost {usd(found.actual_usd)} USD. Remove them?"
+    except JournalError:
+        if not force:
+            raise
+        question = (
+            f"the journal of {plan} is damaged: batches of it may be out, and what they answer is lost. Remove it?"
+        )
+    if question is not None and not yes and interactive() and not click.confirm(question, err=True):
+        shell.say("kept")
+        return 0
+    freed = remove(plan, runs=shell.runs, keep_answers=keep_answers, force=force)
     if shell.json:
         from batchling.cli.document import write
 
-        write(shell, {"plan_id": found.plan_id, "freed_bytes": freed, "answers_kept": keep_answers})
+        write(shell, {"plan_id": plan, "freed_bytes": freed, "answers_kept": keep_answers})
     else:
-        shell.out(f"removed {found.plan_id}: {size(freed)}" + (" (its answers are kept)" if keep_answers else ""))
+        shell.out(f"removed {plan}: {size(freed)}" + (" (its answers are kept)" if keep_answers else ""))
     return 0
