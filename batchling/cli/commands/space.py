@@ -64,7 +64,7 @@ def rm_command(shell: Shell, plan: str, keep_answers: bool, yes: bool) -> int:
 
     found = status(plan, runs=shell.runs)
     paid = found.actual_usd
-    if paid and not keep_answers and not yes and interactive():
+    if paid != 0 and not keep_answers and not yes and interactive():
         question = f"{found.plan_id} holds answers that cost {usd(paid)} USD. Remove them?"
         if not click.confirm(question, err=True):
             shell.say("kept")
