@@ -79,7 +79,7 @@ def _damaged(where: str, line: int, what: str) -> JournalError:
     return JournalError(
         f"line {line} {what}: the journal is damaged before its end, so nothing is sent for this plan",
         where=f"{where}:{line}",
-        next_command="restore the file from a backup; `batchling doctor` compares the plan with the provider's list",
+        next_command="restore the file from a backup",
     )
 
 

@@ -142,10 +142,20 @@ def _catalog(runs: Path) -> list[Check]:
 
 def _plans(runs: Path) -> list[Check]:
     from batchling.api.standing import listing
+    from batchling.api.workspace import Workspace
+    from batchling.runner.folder import PlanFolder
 
     checks = []
     plans = listing(runs=runs)
+    workspace = Workspace(runs)
     for plan in plans:
+        try:
+            # The list takes a finished plan's summary for true; damage shows only in the journal itself.
+            workspace.state(PlanFolder(runs / plan.plan_id))
+        except BatchlingError as error:
+            where = f" [{error.where}]" if error.where else ""
+            checks.append(Check("plan", "fail", f"{plan.plan_id}: {error.message}{where}", error.next_command))
+            continue
         if plan.state == "damaged":
             checks.append(Check("plan", "fail", f"{plan.plan_id}: {plan.next_command}"))
         elif plan.state == "parked":
