@@ -87,6 +87,7 @@ class Attempt:
         presumed: taken for absent because the settling time was over, or given up: it may have happened.
         unsure: rows without a line may have been answered: its files did not arrive whole.
         unknown_usd: what it can have cost beyond `usd`, when answers were lost or came without a usage.
+        unpriced: it has answers of an unknown price, and nothing says what they cost at most.
         alone: refused for the enqueued-token limit while nothing else of its lane was waiting at the provider.
     """
 
@@ -115,7 +116,14 @@ class Attempt:
     presumed: bool = False
     unsure: bool = False
     unknown_usd: Decimal = Decimal(0)
+    unpriced: bool = False
     alone: bool = False
+
+    @property
+    def may_cost(self) -> bool:
+        """It may have been billed, and what for is not read: its worst case counts."""
+        given_up = self.presumed and self.phase in (Phase.ABSENT, Phase.DROPPED)
+        return self.phase in UNRESOLVED or given_up
 
 
 @dataclass(slots=True)
@@ -224,8 +232,30 @@ class State:
         """
         total = self.spent
         for shard, attempt in self.attempts():
-            if attempt.phase in UNRESOLVED or (attempt.presumed and attempt.phase in (Phase.ABSENT, Phase.DROPPED)):
+            if attempt.may_cost:
                 total += shard.max_usd or Decimal(0)
+            else:
+                total += attempt.unknown_usd
+        return total
+
+    def known_spent(self, lane: int | None = None) -> Decimal | None:
+        """USD of what is closed, of one lane or all; None when the price of an answer is not known."""
+        total = Decimal(0)
+        for shard, attempt in self.attempts():
+            if lane is None or shard.lane == lane:
+                if attempt.unpriced:
+                    return None
+                total += attempt.usd
+        return total
+
+    def known_worst(self, lane: int | None = None) -> Decimal | None:
+        """USD of what is closed, and the worst case of what may be out; None when a price or a size is not known."""
+        total = self.known_spent(lane)
+        for shard, attempt in self.attempts():
+            if total is None or (lane is not None and shard.lane != lane):
+                continue
+            if attempt.may_cost:
+                total = None if shard.max_usd is None else total + shard.max_usd
             else:
                 total += attempt.unknown_usd
         return total
@@ -420,6 +450,7 @@ def _apply_attempt(state: State, kind: str, event: Event) -> None:
             attempt.unsure = bool(event.get("unsure"))
             attempt.usd = Decimal(event["usd"])
             state.spent += attempt.usd
+            attempt.unpriced = bool(event.get("unpriced")) and shard.max_usd is None
             if (attempt.unsure or event.get("unpriced")) and shard.max_usd is not None:
                 attempt.unknown_usd = max(Decimal(0), shard.max_usd - attempt.usd)
             if not shard.replanned:  # a stray that ends later changes nothing about rows that moved on

@@ -15,7 +15,7 @@ from batchling.api.kits import decode_cached, kits, recorded
 from batchling.api.outcome import MetricValue, Outcome, RunReport
 from batchling.api.workspace import Workspace, state_name
 from batchling.catalog.rows import Refreshed
-from batchling.errors import BatchlingError, DetachedError, LockedError, ProviderError
+from batchling.errors import BatchlingError, CallError, DetachedError, LockedError, ProviderError
 from batchling.journal import Journal, read
 from batchling.ledger import UNRESOLVED, UNSENT, Pace, Policy, State, replay
 from batchling.runner.awaiting import take_over
@@ -149,21 +149,42 @@ def opened(
 
 
 def _same_keys(session: Session) -> None:
-    """Another key (or project) than the one that batches are out with: their fate could not be seen."""
+    """Another key than the one that batches are out with must show one of them: else their fate could not be seen.
+
+    A key that was rotated sees what its project made. Of submissions without a batch id nothing can be looked at.
+
+    Raises:
+        ProviderError: the key is of another project, or whether it is not cannot be found out now.
+    """
     prints: dict[str, str] = {}
     for kit in session.kits:
         mark = kit.provider.fingerprint()
         if mark is not None:
             prints[kit.lane.group] = mark
-    groups_out = {session.kits[s.lane].lane.group for s, a in session.state.attempts() if a.phase in UNRESOLVED}
     for group, mark in prints.items():
         before = session.state.fingerprints.get(group)
-        if before is not None and before != mark and group in groups_out:
-            raise ProviderError(
-                f"the key for {group} is not the one that this plan's batches were made with, so they cannot be followed",
-                where=session.folder.plan_id,
-                next_command="set the variable to the key (and project) of before, then run the same command again",
-            )
+        if before is None or before == mark:
+            continue
+        kits = session.kits_of(group)
+        numbers = {kit.lane.number for kit in kits}
+        made = [a for s, a in session.state.attempts() if s.lane in numbers]
+        if not any(a.phase in UNRESOLVED for a in made):
+            continue
+        made.sort(key=lambda a: a.phase not in UNRESOLVED)  # providers forget old batches
+        batch_id = next((a.batch_id for a in made if a.batch_id is not None), None)
+        if batch_id is None:
+            tried = "it has no batch yet that could be looked for with the new key"
+        else:
+            try:
+                kits[0].provider.poll(batch_id)
+                continue
+            except CallError as error:
+                tried = f"with the new key the provider does not show batch {batch_id}: {error.message}"
+        raise ProviderError(
+            f"the key for {group} is not the one that this plan's batches were made with, and {tried}",
+            where=session.folder.plan_id,
+            next_command="set the variable to a key of the same project, then run the same command again",
+        )
     session.record({"kind": "session", "fingerprints": prints})
 
 
@@ -367,7 +388,7 @@ def outcome(workspace: Workspace, folder: PlanFolder, state: State, reason: str,
         bought=sum(s.rows for s in state.shards.values() if s.primary.phase not in UNSENT and s.primary.batch_id),
         reused=document["cached"],
         batches=sum(1 for _, a in state.attempts() if a.batch_id),
-        actual_usd=state.spent,
+        actual_usd=state.known_spent(),
         next_command=next_command,
         details=tuple(details),
         warnings=(*refreshed.warnings, *_set_aside(workspace, folder)),

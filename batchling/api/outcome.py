@@ -129,6 +129,7 @@ class Outcome:
         state: the plan's state in the catalog's words.
         created: a new plan was made by this call.
         bought: requests that were sent in this plan; reused: answers taken from earlier plans.
+        actual_usd: what the answers that this plan bought cost; None: not known.
         next_command: what goes on from here; None when nothing is left.
         details: what went wrong, one sentence each.
     """
@@ -147,7 +148,7 @@ class Outcome:
     bought: int
     reused: int
     batches: int
-    actual_usd: Decimal
+    actual_usd: Decimal | None
     next_command: str | None = None
     details: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -192,7 +193,7 @@ class LaneStatus:
     Attributes:
         waiting, out, done: batches that are not sent, that are at the provider or not read yet, and that are read.
         states: requests by state.
-        worst_usd: what is spent, and the worst case of what is out.
+        actual_usd: what is spent; worst_usd: that, and the worst case of what is out; None: not known.
         refused: why the provider takes nothing more; None: it does.
     """
 
@@ -205,8 +206,8 @@ class LaneStatus:
     requests: int
     states: Mapping[str, int]
     input_tokens: int | None
-    actual_usd: Decimal
-    worst_usd: Decimal
+    actual_usd: Decimal | None
+    worst_usd: Decimal | None
     refused: str | None = None
 
 
@@ -224,8 +225,8 @@ class PlanStatus:
     cached: int
     states: Mapping[str, int]
     batches: tuple[BatchStatus, ...]
-    actual_usd: Decimal
-    worst_usd: Decimal
+    actual_usd: Decimal | None
+    worst_usd: Decimal | None
     simulated: bool
     holder: str | None = None
     next_command: str | None = None

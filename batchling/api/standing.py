@@ -22,6 +22,7 @@ class PlanLine:
     Attributes:
         states: of a finished plan its rows by state, of another its requests (equal rows once).
         out: batches that may have been billed and are not collected.
+        actual_usd: None when it is not known.
     """
 
     plan_id: str
@@ -32,7 +33,7 @@ class PlanLine:
     runs: int
     states: Mapping[str, int]
     out: int
-    actual_usd: Decimal
+    actual_usd: Decimal | None
     simulated: bool
     next_command: str | None
 
@@ -97,8 +98,8 @@ def plan_status(workspace: Workspace, folder: PlanFolder) -> PlanStatus:
         cached=document["cached"],
         states=states,
         batches=tuple(batches),
-        actual_usd=state.spent,
-        worst_usd=state.worst(),
+        actual_usd=state.known_spent(),
+        worst_usd=state.known_worst(),
         simulated=document["simulated"],
         holder=None if state.finished else workspace.holder(folder),
         next_command=next_command,
@@ -137,9 +138,6 @@ def lane_statuses(state: State, lanes: list[Mapping[str, Any]]) -> Iterator[Lane
             s for s in state.shards.values() if s.lane == number and not (s.replanned and s.primary.batch_id is None)
         ]
         phases = [shard.primary.phase for shard in shards]
-        attempts = [a for s in state.shards.values() if s.lane == number for a in s.attempts]
-        spent = sum((a.usd for a in attempts), Decimal(0))
-        open_usd = (s.max_usd or Decimal(0) for s in shards for a in s.attempts if a.phase in UNRESOLVED)
         tokens = [shard.input_tokens for shard in shards]
         states = state.counts(number)
         yield LaneStatus(
@@ -152,8 +150,8 @@ def lane_statuses(state: State, lanes: list[Mapping[str, Any]]) -> Iterator[Lane
             requests=sum(states.values()),
             states=states,
             input_tokens=None if None in tokens else sum(n for n in tokens if n is not None),
-            actual_usd=spent,
-            worst_usd=spent + sum(open_usd, Decimal(0)),
+            actual_usd=state.known_spent(number),
+            worst_usd=state.known_worst(number),
             refused=state.fatal.get(number),
         )
 
@@ -187,7 +185,7 @@ def listing(*, runs: Path) -> list[PlanLine]:
                 runs=plan.runs,
                 states=states,
                 out=0,
-                actual_usd=plan.actual_usd or Decimal(0),
+                actual_usd=plan.actual_usd,
                 simulated=plan.simulated,
                 next_command=None,
             )
@@ -200,9 +198,7 @@ def _replayed(workspace: Workspace, folder: PlanFolder) -> PlanLine:
         plan = plan_status(workspace, folder)
     except BatchlingError as error:
         # One damaged plan must not hide the others.
-        return PlanLine(
-            folder.plan_id, folder.plan_id[16:-7], "damaged", 0.0, None, 0, {}, 0, Decimal(0), False, str(error)
-        )
+        return PlanLine(folder.plan_id, folder.plan_id[16:-7], "damaged", 0.0, None, 0, {}, 0, None, False, str(error))
     return PlanLine(
         plan_id=plan.plan_id,
         experiment=plan.experiment,

@@ -80,7 +80,7 @@ class Workspace:
             finished_at=state.finished_at,
             shards=list(shard_rows(state)),
             events=[EventRow.of(event) for event in events],
-            actual_usd=state.spent,
+            actual_usd=state.known_spent(),
             journal_bytes=size,
             force=force,
         )

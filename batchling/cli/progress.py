@@ -63,6 +63,7 @@ class Progress:
         batches: number of batches by what happens with them, in the order of the way they go.
         rows: requests that are answered or given up, of how many.
         tokens: input tokens sent, of how many; None when they are not counted.
+        spent: USD; worst: with the worst case of what is out; None when a price is not known.
         oldest: Unix seconds at which the oldest batch that is still out was created.
         lanes: of a plan with several providers or models: name, requests that are over, of how many.
         points: of a sweep: overrides, rows that are over, of how many, as of the last time that answers were read.
@@ -72,8 +73,8 @@ class Progress:
     batches: dict[str, int]
     rows: tuple[int, int]
     tokens: tuple[int, int] | None
-    spent: Decimal
-    worst: Decimal
+    spent: Decimal | None
+    worst: Decimal | None
     oldest: float | None
     simulated: bool
     lanes: tuple[tuple[str, int, int], ...] = ()
@@ -113,8 +114,8 @@ def look(session: Session) -> Progress:
         batches={name: n for name, n in batches.items() if n},
         rows=(min(every, every - counts.get("pending", 0) + answered), every),
         tokens=(sent, total) if counted else None,
-        spent=state.spent,
-        worst=state.worst(),
+        spent=state.known_spent(),
+        worst=state.known_worst(),
         oldest=oldest,
         simulated=_is_simulated(session),
         lanes=_lanes(session),

@@ -190,3 +190,17 @@ def test_doctor_rebuilds_the_catalog_from_the_raw_files(cli: Cli, project: Path,
     assert answer.out == f"{ran}: 3 ok\n"
     assert cli("results", ran).out == before
     assert cli("doctor", "--rebuild", "names", "--json").json["rebuilt"][0]["plan_id"] == ran
+
+
+def test_doctor_reads_the_journal_of_a_finished_plan_and_names_the_damaged_line(project: Path, cli: Cli) -> None:
+    assert cli("run", "names", "--yes").code == 0
+    journal = next((project / "runs").glob("*/journal.jsonl"))
+    lines = journal.read_bytes().splitlines(keepends=True)
+    lines[1] = lines[1].replace(b"seq", b"sEq", 1)
+    journal.write_bytes(b"".join(lines))
+    answer = cli("doctor", "--offline", "--json")
+    assert answer.code == 1
+    plan = next(check for check in answer.json["checks"] if check["name"] == "plan")
+    assert plan["state"] == "fail"
+    assert "journal.jsonl:2" in plan["detail"]
+    assert plan["next_command"] == "restore the file from a backup"

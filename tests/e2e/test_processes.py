@@ -12,8 +12,8 @@ import pytest
 from batchling.disk import RealDisk
 from batchling.errors import LockedError
 from tests.servers.batches import Ending
-from tests.servers.scripted import Request, Wire
-from tests.workbench import Workbench
+from tests.servers.scripted import Request, Wire, refuse
+from tests.workbench import KEY, KEY_VARIABLE, Workbench
 
 QUICK = ("limits.poll_seconds=0.02", "limits.settle_seconds=0")
 
@@ -125,3 +125,32 @@ def test_the_command_line_twice_buys_once_and_makes_one_plan(bench: Workbench) -
     exported = bench.cli("results", "ask", "--format", "csv", "-o", "out.csv")
     assert exported.returncode == 0, exported.stderr
     assert len(Path(bench.root / "out.csv").read_text().splitlines()) == 4
+
+
+ROTATED = {KEY_VARIABLE: KEY + "-rotated"}
+
+
+def test_a_rotated_key_of_the_same_project_goes_on_with_the_batches_that_are_out(bench: Workbench) -> None:
+    plan = bench.run(detach=True)
+    again = bench.cli("run", "--yes", *bench.arguments(*QUICK), environ=ROTATED)
+    assert again.returncode == 0, again.stderr
+    assert bench.server.creates == 1
+    assert len({str(event["fingerprints"]) for event in bench.events(plan.folder, "session")}) == 2
+
+
+def test_a_key_that_does_not_see_the_batches_stops_and_says_what_was_tried(bench: Workbench) -> None:
+    plan = bench.run(detach=True)
+    batch_id = bench.events(plan.folder, "created")[0]["batch_id"]
+    bench.server.on("GET", "/v1/batches/*", refuse(404, "not_found", "no such batch"))
+    again = bench.cli("watch", plan.plan_id, environ=ROTATED)
+    assert again.returncode == 5, again.stderr
+    assert batch_id in again.stderr
+    assert "same project" in again.stderr
+    assert len(bench.events(plan.folder, "session")) == 1
+
+
+def test_a_rotated_key_goes_on_with_a_plan_of_which_nothing_was_submitted(bench: Workbench) -> None:
+    bench.server.on("POST", "/v1/files", refuse(401, "invalid_api_key", "revoked"), bench.server.normal)
+    assert bench.cli("run", "--yes", *bench.arguments(*QUICK)).returncode == 5
+    again = bench.cli("run", "--yes", *bench.arguments(*QUICK), environ=ROTATED)
+    assert again.returncode == 0, again.stderr

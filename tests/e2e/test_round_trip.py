@@ -6,6 +6,7 @@ import functools
 import json
 import shutil
 from collections.abc import Iterable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -190,3 +191,22 @@ def test_the_catalog_has_the_tables_and_columns_that_are_promised_and_they_agree
     assert bench.query("select value, n, coverage from metrics") == [(1.0, 5, 1.0)]
     assert bench.query("select count(*) from events")[0][0] == len(bench.events())
     assert bench.query("select actual_usd::double from plans") == [(pytest.approx(1e-4),)]
+
+
+def test_a_price_that_is_not_known_is_shown_and_stored_as_unknown_and_never_as_nothing(bench: Workbench) -> None:
+    detached = bench.run("model.price=null", detach=True)
+    out = json.loads(bench.cli("status", detached.plan_id, "--json").stdout)
+    assert out["worst_usd"] is None
+    done = bench.cli("run", "--yes", *bench.arguments("model.price=null", "limits.poll_seconds=0.02"))
+    assert done.returncode == 0, done.stderr
+    assert "? USD" in done.stdout
+    status = json.loads(bench.cli("status", detached.plan_id, "--json").stdout)
+    assert (status["actual_usd"], status["worst_usd"]) == (None, None)
+    assert (status["lanes"][0]["actual_usd"], status["lanes"][0]["worst_usd"]) == (None, None)
+    assert json.loads(bench.cli("status", "--json").stdout)["plans"][0]["actual_usd"] is None
+    assert "money: ? USD" in bench.cli("status", detached.plan_id).stdout
+    assert bench.query("select actual_usd from plans") == [(None,)]
+
+
+def test_what_a_plan_of_a_known_price_cost_is_known_although_its_tokens_were_not_counted(bench: Workbench) -> None:
+    assert bench.run("tokens=off").actual_usd == Decimal("0.00006")

@@ -68,7 +68,7 @@ def rm_command(shell: Shell, plan: str, keep_answers: bool, yes: bool, force: bo
     try:
         found = status(plan, runs=shell.runs)
         plan = found.plan_id
-        if found.actual_usd and not keep_answers:
+        if found.actual_usd != 0 and not keep_answers:
             question = f"{plan} holds answers that cost {usd(found.actual_usd)} USD. Remove them?"
     except JournalError:
         if not force:

@@ -100,7 +100,8 @@ def lane_table(lanes: Sequence[LaneStatus]) -> str:
     every = sum(lane.requests for lane in lanes)
     pending = sum(lane.states.get("pending", 0) for lane in lanes)
     totals = [count(sum(getattr(lane, name) for lane in lanes)) for name in ("waiting", "out", "done")]
-    spent = usd(sum((lane.actual_usd for lane in lanes), Decimal(0)))
+    known = [lane.actual_usd for lane in lanes if lane.actual_usd is not None]
+    spent = usd(sum(known, Decimal(0)) if len(known) == len(lanes) else None)
     rows.append(["all", "", *totals, f"{every - pending:,}/{every:,}", "", spent, ""])
     header = ["provider", "model", "batches to send", "out", "done", "requests", "not ok", "USD", "refused"]
     return table(header, rows, width=width())
