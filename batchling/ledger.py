@@ -278,10 +278,6 @@ class State:
                 total += shard.again if shard.closed else shard.rows
         return total
 
-    def over_count(self) -> int:
-        """Attempts that reached their end: grows, so that the last audit can come after the last of them."""
-        return sum(1 for _, a in self.attempts() if a.phase in OVER)
-
     def counts(self, lane: int | None = None) -> dict[str, int]:
         """Requests by state, of one lane or all; what is not closed is `pending`. A row that was asked again counts where it went."""
         total: dict[str, int] = {}
@@ -664,7 +660,7 @@ def decide(state: State, now: float, policy: Policy, pace: Pace) -> list[Action]
         return [Action(Do.WAIT, until=min(wake))]
     for group in sent:
         # The last look: the journal has moved since this group was audited.
-        if pace.audited_seq.get(group, -1) < state.over_count():
+        if pace.audited_seq.get(group, -1) < state.seq:
             when(pace.ready("audit " + group, 0, 0), Action(Do.AUDIT, group=group))
     if actions or wake:
         return actions or [Action(Do.WAIT, until=min(wake))]

@@ -223,7 +223,7 @@ class RetryConfig(Section):
     resubmit_usd: float = Field(
         default=1.0,
         ge=0,
-        description="A submission whose fate is unknown and that could cost more than this waits for a person.",
+        description="A shard of which submissions of unknown fate could cost more than this, together, waits for a person.",
     )
 
 

@@ -29,8 +29,9 @@ LIST_TRIES = 4
 """Lists in a row that break off (their cursor leads nowhere) or are refused, after which that is taken for what the
 provider can do."""
 
-MAX_PRESUMED = 3
-"""Attempts of a shard that are taken for absent because nothing was seen of them; then a person is asked."""
+UNKNOWN_FATES = 3
+"""Attempts of a shard whose fate stays unknown, of which the last one waits for a person, whatever it costs. The model
+check of the protocol explores as many."""
 
 
 def submission(session: Session, shard: Shard, attempt: Attempt) -> Submission:
@@ -218,7 +219,7 @@ def settle(session: Session, action: Action) -> None:
     # All that was taken for absent may have happened after all, so what may be sent again is bounded for the shard.
     presumed = sum(1 for a in shard.attempts if a.presumed) + 1
     cheap = shard.max_usd is not None and shard.max_usd * presumed <= session.policy.resubmit_usd
-    kind = "absent" if cheap and presumed <= MAX_PRESUMED else "parked"
+    kind = "absent" if cheap and presumed < UNKNOWN_FATES else "parked"
     session.record({"kind": kind, "shard": shard.number, "attempt": attempt.number})
 
 
@@ -233,7 +234,7 @@ def audit(session: Session, action: Action) -> None:
         session.observer.trouble(session, "the audit is left out: the provider's list cannot be read", error, 0.0)
     session.settled("audit " + action.group, 0, 0)
     session.pace.audits[action.group] = session.clock.now()
-    session.pace.audited_seq[action.group] = session.state.over_count()
+    session.pace.audited_seq[action.group] = session.state.seq
 
 
 def _list_is_broken(session: Session, do: str, shard: int, attempt: int, error: CallError) -> bool:

@@ -251,8 +251,8 @@ def test_03_a_create_that_is_ambiguous_every_time_ends_with_a_person(bench: Work
     bench.server.on(*CREATE, refuse(500, "server_error", "oops"))
     outcome = bench.run("model.price={input: 0, output: 0}")
     assert (outcome.exit_code, outcome.reason) == (75, "parked")
-    assert len(bench.events(kind="create_intent")) == 4
-    assert len(bench.events(kind="absent")) == 3
+    assert len(bench.events(kind="create_intent")) == 3
+    assert len(bench.events(kind="absent")) == 2
 
 
 def test_03_what_is_presumed_absent_is_bounded_for_the_shard_and_not_for_each_attempt(bench: Workbench) -> None:

@@ -93,7 +93,7 @@ def test_a_shard_goes_from_planned_to_closed() -> None:
     assert plan.state.counts() == {"ok": 3}
     assert plan.state.spent == Decimal("0.1")
     assert plan.todo() == [(Do.AUDIT, 0)]
-    plan.pace.audited_seq["g"] = plan.state.over_count()
+    plan.pace.audited_seq["g"] = plan.state.seq
     assert plan.todo() == [(Do.FINISH, 0)]
     plan.tell("finished", state="finished")
     assert plan.decide() == [Action(Do.STOP, why="finished")]
@@ -141,7 +141,7 @@ def test_a_parked_shard_waits_for_a_person_and_the_others_go_on() -> None:
     plan = Plan(3, 3).send().about("parked")
     assert plan.todo() == [(Do.UPLOAD, 2)]
     plan.created(2).closed(2)
-    plan.pace.audited_seq["g"] = plan.state.over_count()
+    plan.pace.audited_seq["g"] = plan.state.seq
     assert plan.decide() == [Action(Do.STOP, why="parked")]
 
 
@@ -268,6 +268,13 @@ def test_the_first_look_of_a_process_is_for_batches_that_it_does_not_know() -> N
 def test_a_long_wait_is_interrupted_by_an_audit() -> None:
     plan = Plan(3).created()
     assert plan.todo(NOW + 3600.0) == [(Do.AUDIT, 0)]
+
+
+def test_the_last_look_comes_after_a_batch_that_turned_up_late_as_well() -> None:
+    plan = Plan(3).send().about("fenced").about("absent").created(attempt=2).closed(attempt=2)
+    plan.pace.audited_seq["g"] = plan.state.seq
+    plan.about("created", batch_id="late", adopted=True).closed()
+    assert plan.todo() == [(Do.AUDIT, 0)]
 
 
 def test_a_failed_audit_is_put_off_and_does_not_spin() -> None:

@@ -159,7 +159,9 @@ def _plans(runs: Path) -> list[Check]:
     for plan in plans:
         if plan.plan_id in damaged:
             continue
-        if plan.state == "parked":
+        if plan.state == "damaged":
+            checks.append(Check("plan", "fail", f"{plan.plan_id}: {plan.next_command}"))
+        elif plan.state == "parked":
             checks.append(Check("plan", "warn", f"{plan.plan_id}: parked, a person has to decide", plan.next_command))
         elif plan.finished_at is None:
             checks.append(Check("plan", "ok", f"{plan.plan_id}: {plan.state}", plan.next_command))
