@@ -67,7 +67,7 @@ TRANSITIONS: dict[str, tuple[frozenset[Phase], Phase]] = {
     "throttled": (frozenset({Phase.ENDED}), Phase.THROTTLED),
     "collected": (frozenset({Phase.ENDED}), Phase.COLLECTED),
     "closed": (frozenset({Phase.COLLECTED}), Phase.CLOSED),
-    "dropped": (UNSENT | {Phase.PARKED}, Phase.DROPPED),
+    "dropped": (UNSENT | {Phase.PARKED, Phase.CREATED}, Phase.DROPPED),
 }
 """Event kind → phases it may come in, phase it leads to."""
 
@@ -457,7 +457,7 @@ def _apply_attempt(state: State, kind: str, event: Event) -> None:
                 state.fatal[shard.lane] = event["fatal"]
         case "dropped":
             attempt.refusal = event.get("why")
-            attempt.presumed = before is Phase.PARKED
+            attempt.presumed = before in (Phase.PARKED, Phase.CREATED)
 
 
 def _take_in(shard: Shard, attempt: Attempt) -> None:

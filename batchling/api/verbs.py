@@ -463,6 +463,8 @@ def resolve(
     folder = workspace.find(plan, unfinished=plan is None)
     with opened(workspace, folder) as session:
         parked = [s.number for s, a in session.state.attempts() if a.phase is Phase.PARKED]
+        if decision == "drop" and not parked:  # batches that the provider does not know any more
+            parked = [s.number for s, a in session.state.attempts() if a.phase is Phase.CREATED]
         if shard is not None:
             parked = [number for number in parked if number == shard]
         if not parked:

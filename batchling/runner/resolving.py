@@ -105,13 +105,39 @@ def drop(session: Session, shard: int) -> None:
     """The parked submission is given up: its rows stay without an answer, and its worst case stays in the budget.
 
     Should its batch turn up in the provider's list before the plan is over, it is adopted and read all the same.
+    A batch that is out can be given up too, when the provider does not know it any more (404).
 
     Raises:
-        UsageError: nothing is parked there.
+        UsageError: nothing is parked or lost there.
+        UnfinishedError: the provider can't be asked now.
     """
-    found, attempt = _parked(session, shard)
+    out = [(s, a) for s, a in session.state.attempts() if s.number == shard and a.phase is Phase.CREATED]
+    if out:
+        found, attempt = out[0]
+        _check_lost(session, found, attempt)
+    else:
+        found, attempt = _parked(session, shard)
     give_up(session, found, attempt)
     session.record({"kind": "dropped", "shard": shard, "attempt": attempt.number, "why": "resolved", "by": "person"})
+
+
+def _check_lost(session: Session, shard: Shard, attempt: Attempt) -> None:
+    """404 means unknown, not gone: only a person can take it for gone, and only while it is what the provider says."""
+    assert attempt.batch_id is not None
+    try:
+        batch = session.kit(shard).provider.poll(attempt.batch_id)
+    except CallNotFound:
+        return
+    except CallError as error:
+        raise UnfinishedError(
+            f"the provider cannot be asked about batch {attempt.batch_id}: {error.message}",
+            next_command="type the same command again later",
+        ) from error
+    raise UsageError(
+        f"the provider shows batch {batch.id} ({batch.status}): there is nothing to give up",
+        where=f"shard {shard.number}",
+        next_command=f"batchling cancel {session.folder.plan_id}",
+    )
 
 
 def _parked(session: Session, shard: int) -> tuple[Shard, Attempt]:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import hashlib
 
 from batchling.collect import FailureKind, why_refused
-from batchling.errors import CallAmbiguous, CallError, CallNotFound, CallRefused, CallUnavailable, DiskError
+from batchling.errors import (
+    CallAmbiguous,
+    CallError,
+    CallNotFound,
+    CallRefused,
+    CallUnavailable,
+    DiskError,
+    UnfinishedError,
+)
 from batchling.ledger import Action, Attempt, Phase, Shard
 from batchling.models import Submission
 from batchling.runner.gathering import give_up
@@ -23,7 +31,7 @@ REUPLOAD_AFTER = 3
 
 
 NOT_FOUND_TRIES = 4
-"""Uploads in a row that are answered 404, after which nobody is taken to be there."""
+"""Uploads (or cancellations) in a row that are answered 404, after which nobody (or no batch) is taken to be there."""
 
 LIST_TRIES = 4
 """Lists in a row that break off (their cursor leads nowhere) or are refused, after which that is taken for what the
@@ -252,6 +260,15 @@ def cancel(session: Session, action: Action) -> None:
     except (CallRefused, CallAmbiguous) as error:
         # A refusal means that it ended meanwhile; an ambiguous answer, that it may have been heard. Polling tells.
         session.observer.trouble(session, "cancel", error, 0.0)
+    except CallNotFound as error:
+        if session.failures.get(("cancel", shard.number, attempt.number), 0) + 1 >= NOT_FOUND_TRIES:
+            raise UnfinishedError(
+                f"the provider does not know batch {attempt.batch_id} (any more), so it cannot be cancelled: {error.message}",
+                where=f"shard {shard.number}",
+                next_command=f"batchling resolve {session.folder.plan_id} --drop --shard {shard.number}",
+            ) from error
+        session.backoff("cancel", shard.number, attempt.number, error, base=RETRY_SECONDS, what="cancel")
+        return
     except CallError as error:
         if error.status != 409:  # 409: it is over, or is being cancelled already; polling tells as well
             session.backoff("cancel", shard.number, attempt.number, error, base=RETRY_SECONDS, what="cancel")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from batchling.api import verbs
-from batchling.errors import ProviderError
+from batchling.errors import ProviderError, UnfinishedError, UsageError
 from tests.servers.batches import Ending, text_of
 from tests.servers.scripted import Request, Wire, cut, gateway, refuse, reply, reset
 from tests.workbench import Workbench
@@ -156,8 +156,10 @@ def test_07_another_key_than_the_batches_were_made_with_stops_the_plan(
     first = "sk-workbench-0123456789abcdefghijklmnop"
     bench.run(detach=True)
     monkeypatch.setenv("WORKBENCH_KEY", "sk-another-0123456789abcdefghijklmno")
+    bench.server.on("GET", "/v1/batches/*", refuse(404, None, "No batch found"))  # as this key sees it
     with pytest.raises(ProviderError) as caught:
         bench.run()
+    bench.server.on("GET", "/v1/batches/*", bench.server.normal)
     assert caught.value.exit_code == 5
     assert bench.server.creates == 1, "nothing is sent again"
     monkeypatch.setenv("WORKBENCH_KEY", first)
@@ -277,3 +279,22 @@ def test_10_batches_are_polled_by_themselves_where_the_list_is_refused(bench: Wo
     bench.server.on("GET", "/v1/batches", refuse(403, "forbidden", "this key may not list"))
     outcome = bench.run("limits.max_requests=1")
     assert (outcome.exit_code, outcome.states) == (0, {"ok": 3})
+
+
+def test_11_a_batch_that_the_provider_has_lost_can_be_given_up_and_only_then(bench: Workbench) -> None:
+    plan = bench.run(detach=True)
+    with pytest.raises(UsageError, match="nothing to give up"):
+        verbs.resolve(plan.plan_id, runs=bench.runs, decision="drop")
+    gone = refuse(404, None, "No batch found")
+    bench.server.on("GET", "/v1/batches/*", gone)
+    bench.server.on("GET", "/v1/batches", reply({"object": "list", "data": [], "has_more": False}))
+    bench.server.on("POST", "/v1/batches/*/cancel", gone)
+    with pytest.raises(UnfinishedError) as caught:
+        verbs.cancel(plan.plan_id, runs=bench.runs)
+    assert caught.value.next_command == f"batchling resolve {plan.plan_id} --drop --shard 1"
+    status = verbs.resolve(plan.plan_id, runs=bench.runs, decision="drop", shard=1)
+    assert status.worst_usd and status.worst_usd > 0, "it may have been billed"
+    (outcome,) = bench.watch()
+    assert outcome.states == {"cancelled": 3}
+    bench.server.on("GET", "/v1/batches/*", bench.server.normal)
+    assert bench.run().states == {"ok": 3}
