@@ -135,14 +135,18 @@ class RealDisk:
     def names(self, folder: Path) -> list[str]:
         """Names in a folder, sorted; an absent folder has none."""
         try:
-            return sorted(os.listdir(folder))  # noqa: PTH208 (names, not paths)
+            with _telling("list", folder):
+                return sorted(os.listdir(folder))  # noqa: PTH208 (names, not paths)
         except FileNotFoundError:
             return []
 
     def make_folder(self, folder: Path) -> None:
         with _telling("make folder", folder):
             missing = [path for path in (folder, *folder.parents) if not path.exists()]
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except FileNotFoundError as error:  # a file system that makes no folders, such as /proc
+                raise PermissionError(errno.EACCES, "no folder can be made there") from error
             for path in missing:
                 _sync_folder(path.parent)
 

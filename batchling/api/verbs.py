@@ -306,7 +306,8 @@ def _ask(state: State, threshold: Decimal, confirm: Confirm) -> None:
         cost_text = "a price that is not known" if worst is None else f"up to {worst:.4f} USD"
         raise RefusedError(
             f"not confirmed: {what} for {cost_text}; nothing was sent",
-            next_command="run the same command with --yes, or raise budget.confirm_usd",
+            next_command="run the same command with --yes, or "
+            + ("set model.price and budget.usd" if worst is None else "raise budget.confirm_usd"),
         )
 
 

@@ -181,7 +181,7 @@ def plan_folders(runs: Path) -> list[Path]:
     try:
         with os.scandir(runs) as entries:
             names = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     return [runs / name for name in names if (runs / name / "plan.json").exists()]
 

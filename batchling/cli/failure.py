@@ -24,8 +24,9 @@ def show(error: Exception, shell: Shell) -> int:
         if shell.verbose and error.exit_code != 130:
             traceback.print_exception(error, file=sys.stderr)
         # Last, because the last line is the command that goes on.
-        tell(error.message, error.where, error.next_command)
-        _document(shell, type(error).__name__, error.message, error.where, error.next_command, error.exit_code)
+        again = shell.command(error.next_command) if error.next_command else None
+        tell(error.message, error.where, again)
+        _document(shell, type(error).__name__, error.message, error.where, again, error.exit_code)
         return error.exit_code
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     if shell.verbose:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ class Shell:
         verbose: say more, and show tracebacks.
         config_dir: a folder with config groups that wins over all others.
         folder: `--project`: where the project is looked for; None: the working directory.
+        used: the runs folder of the experiment, where the command took it from there; None: `runs`.
         answered: a JSON document was written, so an error afterwards does not write another.
     """
 
@@ -32,6 +34,7 @@ class Shell:
     verbose: bool = False
     config_dir: Path | None = None
     folder: Path | None = None
+    used: Path | None = None
     answered: bool = False
     _project: Project | None = field(default=None, repr=False)
 
@@ -47,6 +50,15 @@ class Shell:
     def runs(self) -> Path:
         """The folder that plans are in."""
         return self.project.runs
+
+    def command(self, text: str) -> str:
+        """A command as it has to be typed here: where plans are not where it would look for them, that is said."""
+        if self.used is None or not text.startswith("batchling "):
+            return text
+        used = self.used.resolve()
+        if used == self.runs.resolve() or text.startswith("batchling run "):  # that one says where by itself
+            return text
+        return f"BATCHLING_RUNS={shlex.quote(str(used))} {text}"
 
     def say(self, text: str) -> None:
         """A message for a person: stderr."""

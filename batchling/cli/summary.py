@@ -45,8 +45,10 @@ def show_outcome(shell: Shell, outcome: Outcome, *, worked: bool) -> None:
     where = _relative(outcome.folder)
     lines.append(f"folder: {printable(where)}")
     if outcome.reason == "finished":
-        lines.append(f"export: batchling results {outcome.plan_id} --format csv -o {outcome.experiment}.csv")
-        lines.append('query:  batchling query "select state, count(*) from records group by 1"')
+        export = f"batchling results {outcome.plan_id} --format csv -o {outcome.experiment}.csv"
+        lines.append(f"export: {shell.command(export)}")
+        query = 'batchling query "select state, count(*) from records group by 1"'
+        lines.append(f"query:  {shell.command(query)}")
     shell.out("\n".join(lines))
 
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import yaml
 
+from batchling.config.project import shipped_conf
+
 
 @dataclass(frozen=True, slots=True)
 class Origin:
@@ -36,9 +38,12 @@ Origins = dict[str, Origin]
 
 
 def _short(path: Path | None) -> str:
-    """The path as a person would type it from here, when that is shorter."""
+    """The path as a person would type it from here, when that is shorter; of a shipped file, its place in `conf/`."""
     if path is None:
         return ""
+    shipped = shipped_conf()
+    if path.is_relative_to(shipped):
+        return f"shipped conf/{path.relative_to(shipped).as_posix()}"
     relative = os.path.relpath(path)
     return relative if not relative.startswith(f"..{os.sep}..{os.sep}..") else str(path)
 

@@ -48,8 +48,8 @@ _CREDENTIAL_HEADER = re.compile(r"(?:^|\.)headers\.(?:(?:proxy-)?authorization|(
 
 
 def mask(value: str) -> str:
-    """What may be shown of a secret: three characters and its length."""
-    return f"{value[:3]}… ({len(value)} characters)"
+    """What may be shown of a secret: its length, and of a long one, as keys are, the first three characters."""
+    return f"{value[:3] if len(value) >= 20 else ''}… ({len(value)} characters)"
 
 
 def find(value: str) -> str | None:

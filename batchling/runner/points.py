@@ -261,7 +261,7 @@ def _schema_document(spec: Spec) -> Any:
     source = spec.schema_source
     if source is None or isinstance(source, dict):
         return source
-    return source.model_json_schema()
+    return schema.model_document(source)
 
 
 def run_lookup_in(runs: Path) -> Callable[[str], Path]:

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from batchling.schema.limits import OPENAI_LIMITS, StrictLimits
-from batchling.schema.output import OutputSchema, Validated, compile
+from batchling.schema.output import OutputSchema, Validated, compile, model_document
 
-__all__ = ["OPENAI_LIMITS", "OutputSchema", "StrictLimits", "Validated", "compile"]
+__all__ = ["OPENAI_LIMITS", "OutputSchema", "StrictLimits", "Validated", "compile", "model_document"]

@@ -157,13 +157,7 @@ def compile(
     if source is None:
         return None
     if isinstance(source, type) and issubclass(source, BaseModel):
-        try:
-            json_schema = source.model_json_schema()
-        except PydanticUserError as error:
-            raise SchemaError(
-                f"{source.__name__} has no JSON Schema: {one_line(error.message)}",
-                next_command="use types that JSON knows",
-            ) from error
+        json_schema = model_document(source)
         return OutputSchema(config.name, json_schema, model=source, limits=limits)
     if isinstance(source, dict):
         return OutputSchema(config.name, source, limits=limits)
@@ -231,3 +225,18 @@ def _listed(errors: list[tuple[list[Any], str]]) -> str:
         where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".")
         lines.append(f"{where}: {message[:300]}" if where else message[:300])
     return one_line("; ".join(lines))
+
+
+def model_document(model: type[BaseModel]) -> dict[str, Any]:
+    """The JSON Schema of a pydantic model.
+
+    Raises:
+        SchemaError: it has none, or a type in it is not defined.
+    """
+    try:
+        return model.model_json_schema()
+    except PydanticUserError as error:
+        raise SchemaError(
+            f"schema.pydantic: {model.__name__} has no JSON Schema: {one_line(error.message)}",
+            next_command="use types that JSON knows, and names that the file defines or imports",
+        ) from error

@@ -194,3 +194,19 @@ def test_what_a_stream_cannot_say_is_escaped(cli: Cli, started: Any) -> None:
     process = started("query", "select '⇒ size' as x", env=environment(PYTHONIOENCODING="latin-1"))
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (0, "x\n\\u21d2 size\n"), err
+
+
+def test_plans_elsewhere_are_found_by_the_commands_that_are_printed(cli: Cli, project: Path) -> None:
+    answer = cli("run", "names", "--detach", "paths.runs=other/place")
+    (line,) = [line for line in answer.err.splitlines() if line.startswith("next: ")]
+    where = (project / "other" / "place").resolve()
+    assert line.startswith(f"next: BATCHLING_RUNS={where} batchling watch ")
+    assert f"BATCHLING_RUNS={where} batchling query" in cli("run", "names", "paths.runs=other/place").out
+
+
+def test_a_model_with_a_type_that_nobody_defined_is_an_error_of_the_schema(cli: Cli, project: Path) -> None:
+    (project / "experiments/names/broken.py").write_text(
+        "from pydantic import BaseModel\nclass M(BaseModel):\n    y: 'intt'\n"
+    )
+    answer = cli("plan", "names", "schema.fields=null", "schema.pydantic='broken.py:M'")
+    assert answer.code == 2 and "intt" in answer.err and "M has no JSON Schema" in answer.err

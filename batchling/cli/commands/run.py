@@ -61,14 +61,16 @@ def run_command(
     EXPERIMENT is a folder with a config.yaml, a .yaml file, or a name in experiments/. OVERRIDES are Hydra's:
     key=value, +key=value, ~key, group=choice.
     """
-    from batchling.api.verbs import run
+    from batchling.api.verbs import run_specs, specs_of
     from batchling.cli.progress import observing
 
     with observing(verbose=shell.verbose) as observer:
-        outcome = run(
-            experiment,
-            overrides,
-            multirun=multirun,
+        specs, shell.used = specs_of(
+            experiment, overrides, multirun=multirun, project=shell.project, config_dir=shell.config_dir
+        )
+        outcome = run_specs(
+            specs,
+            shell.used,
             detach=detach,
             fresh=fresh,
             retry=retry,
@@ -76,8 +78,6 @@ def run_command(
             confirm=None if yes else confirming(observer.pause),
             observer=observer,
             command=said(shell, "run", experiment, overrides, multirun=multirun),
-            project=shell.project,
-            config_dir=shell.config_dir,
         )
     return conclude(shell, [outcome], observer, several=False)
 
@@ -151,5 +151,5 @@ def conclude(shell: Shell, outcomes: Sequence[Outcome], display: Display, *, sev
             shell.say(f"{'error' if text in outcome.details else 'warning'}: {printable(text)}")
     for outcome in sorted(outcomes, key=lambda o: ORDER.index(o.exit_code), reverse=True):
         if outcome.next_command:
-            shell.say(f"next: {outcome.next_command}")
+            shell.say(f"next: {shell.command(outcome.next_command)}")
     return code
