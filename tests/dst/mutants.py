@@ -198,11 +198,11 @@ MUTANTS = [
     ),
     Mutant(
         "the budget ignores what is unresolved",
-        without(ledger.State, "worst", ("if attempt.phase in UNRESOLVED or", "if")),
+        without(ledger.State, "worst", ("if attempt.may_cost:", "if attempt.may_cost and attempt.presumed:")),
     ),
     Mutant(
         "the budget forgets what was taken for absent",
-        without(ledger.State, "worst", ("(attempt.presumed and", "(False and")),
+        without(ledger.State, "worst", ("if attempt.may_cost:", "if attempt.phase in UNRESOLVED:")),
         ("hostile-default",),
     ),
     Mutant(
