@@ -200,7 +200,8 @@ class Schedule:
             kill_rate=0.0 if kill_at is not None else rng.choice((0.0, 0.01, 0.03, 0.1)),
             max_kills=rng.randint(1, 6),
             kill_at=kill_at or (),
-            max_steps=60_000,
+            # Where every second page of a list fails, the long lists of many lanes take many tries to be read once.
+            max_steps=60_000 * max(world.lanes),
         )
         if keep_trace:
             self.chaos.trace = []
