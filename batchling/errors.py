@@ -59,9 +59,19 @@ class BatchlingError(Exception):
 
 
 class UsageError(BatchlingError):
-    """The command line cannot be understood."""
+    """The command line cannot be understood.
+
+    Args:
+        key: the config key that it is about; who knows where that was set adds it to `where`.
+    """
 
     exit_code = 2
+
+    def __init__(
+        self, message: str, *, where: str | None = None, next_command: str | None = None, key: str | None = None
+    ):
+        super().__init__(message, where=where, next_command=next_command)
+        self.key = key
 
 
 class ConfigError(UsageError):

@@ -43,13 +43,15 @@ def plan(
         sweep: `{"grid": {...}, "zip": {...}, "points": [...], "exclude": [...]}`, in place of the experiment's own.
         show: how many requests to show as rendered.
         fresh, retry: as for `run`.
-        project: the project's folder; None: the one the working directory is in.
+        project: the project's folder; None: the one that the working directory is in; where that is in none, the one that
+            an experiment named by its path is in.
         config_dir: a folder with config groups that wins over all others.
 
     Raises:
         UsageError: config, data, prompt, schema or metrics are wrong.
         RefusedError: the worst case is above the budget.
     """
+    from batchling import config
     from batchling.api import verbs
 
     return verbs.plan(
@@ -60,7 +62,7 @@ def plan(
         show=show,
         fresh=fresh,
         retry=retry,
-        project=_project(project),
+        project=config.project_of(experiment, project),
         config_dir=_path(config_dir),
     )
 
@@ -97,6 +99,7 @@ def run(
     Raises:
         UsageError, RefusedError, ProviderError, LockedError, DetachedError: see `batchling.errors`.
     """
+    from batchling import config
     from batchling.api import verbs
 
     outcome = verbs.run(
@@ -110,7 +113,7 @@ def run(
         prune=prune,
         confirm=confirm,
         observer=observer,
-        project=_project(project),
+        project=config.project_of(experiment, project),
         config_dir=_path(config_dir),
     )
     return Results(outcome.folder, outcome=outcome)
@@ -185,15 +188,10 @@ def query(sql: str, *, project: Path | str | None = None) -> QueryResult:
     return catalog.query(runs, sql)
 
 
-def _project(folder: Path | str | None) -> Any:
+def _runs(folder: Path | str | None) -> Path:
     from batchling.config import find_project
 
-    return find_project(folder)
-
-
-def _runs(folder: Path | str | None) -> Path:
-    runs: Path = _project(folder).runs
-    return runs
+    return find_project(folder).runs
 
 
 def _path(folder: Path | str | None) -> Path | None:

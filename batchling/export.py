@@ -38,19 +38,25 @@ _FORMULA = re.compile(r"^[=+\-@\t\r\n]")
 _NUMBER = re.compile(r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
 
 
-def format_of(path: Path) -> Format:
-    """The format that a file's ending stands for.
+_ENDINGS: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
+
+
+def format_of(path: Path, wanted: Format | None = None) -> Format:
+    """The format to write a file in: the one that is wanted, else the one that its ending stands for.
 
     Raises:
-        UsageError: an ending that stands for none.
+        UsageError: the ending stands for none, or for another than what is wanted.
     """
-    known: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
-    try:
-        return known[path.suffix.lower()]
-    except KeyError:
+    ending = _ENDINGS.get(path.suffix.lower())
+    if wanted is not None and ending in (None, wanted):
+        return wanted
+    if ending is None:
+        raise UsageError(f"{path.name}: the ending says no format", next_command="add --format jsonl, csv or parquet")
+    if wanted is not None:
         raise UsageError(
-            f"{path.name}: the ending says no format", next_command="add --format jsonl, csv or parquet"
-        ) from None
+            f"{path.name} ends as {ending}, and --format says {wanted}", next_command="leave one of them away"
+        )
+    return ending
 
 
 def export(reference: Reference, target: Path | BinaryIO, form: Format) -> int:

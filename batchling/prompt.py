@@ -145,14 +145,18 @@ def compile_prompt(messages: Sequence[tuple[str, str]], engine: Engine, columns:
     templates = []
     for number, (role, text) in enumerate(messages, 1):
         where = f"message {number} ({role})"
-        if engine == "format":
-            parts = tuple(_parse(text, columns, where))
-            used.update((part.column, None) for part in parts if isinstance(part, Slot))
-            templates.append(Template(role, parts))
-        else:
-            render, names = _compile_jinja(text, columns, where)
-            used.update((name, None) for name in names)
-            templates.append(Template(role, None, render))
+        try:
+            if engine == "format":
+                parts = tuple(_parse(text, columns, where))
+                used.update((part.column, None) for part in parts if isinstance(part, Slot))
+                templates.append(Template(role, parts))
+            else:
+                render, names = _compile_jinja(text, columns, where)
+                used.update((name, None) for name in names)
+                templates.append(Template(role, None, render))
+        except PromptError as error:
+            error.key = "prompt.input" if role == "input" else f"prompt.messages.{number - 1}.content"
+            raise
     return Prompt(tuple(templates), tuple(used))
 
 

@@ -396,10 +396,12 @@ def _compile(spec: Spec, columns: Sequence[str]) -> Prompt:
             raise ConfigError(
                 "prompt.input: the embeddings endpoint needs the text to embed, e.g. prompt.input: '{text}'"
             )
-        return compile_prompt([("input", spec.input)], config.prompt.engine, columns)
+        with spec.placing():
+            return compile_prompt([("input", spec.input)], config.prompt.engine, columns)
     if not spec.messages:
         raise ConfigError(f"prompt.messages: the {endpoint} endpoint needs at least one message")
-    return compile_prompt(spec.messages, config.prompt.engine, columns)
+    with spec.placing():
+        return compile_prompt(spec.messages, config.prompt.engine, columns)
 
 
 def _constant(config: Config, output_schema: OutputSchema | None) -> dict[str, Any]:

@@ -7,11 +7,15 @@ to look up later.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveFloat, PositiveInt, model_validator
+
+from batchling.errors import UsageError
 
 Endpoint = Literal["chat", "responses", "embeddings"]
 
@@ -307,6 +311,10 @@ class SourceFile:
     content: bytes
 
 
+def _unknown(key: str) -> str | None:
+    return None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Spec:
     """One run, frozen: config validated, every file read.
@@ -321,6 +329,7 @@ class Spec:
         fields: the inline `schema.fields`, when that is what there is.
         sources: the files it was made from.
         document: the config as plain JSON values, as it is recorded (no secret in it).
+        set_at: where a config key was set, in words; None: not known.
     """
 
     config: Config
@@ -331,6 +340,18 @@ class Spec:
     schema_source: Any
     sources: tuple[SourceFile, ...]
     document: dict[str, Any]
+    set_at: Callable[[str], str | None] = field(default=_unknown, repr=False, compare=False)
+
+    @contextmanager
+    def placing(self) -> Iterator[None]:
+        """Adds to an error about a config key where that key was set."""
+        try:
+            yield
+        except UsageError as error:
+            if error.key is not None and (place := self.set_at(error.key)):
+                error.where = f"{error.where} ({place})" if error.where else place
+                error.key = None
+            raise
 
     @property
     def endpoint_path(self) -> str:

@@ -62,7 +62,7 @@ def specs_of(
     Raises:
         ConfigError: something is wrong, with file and line.
     """
-    place = project or config.find_project()
+    place = project or config.project_of(experiment)
     points = config.expand(
         str(experiment), overrides, multirun=multirun, sweep=sweep, project=place, config_dir=config_dir
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from batchling.metrics import Kind
 if TYPE_CHECKING:
     import duckdb
 
+_LISTED = re.compile(r" *Candidate (?:bindings|functions): .*")  # the columns are listed below
 _NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "FLOAT", "DOUBLE", "DECIMAL")
 
 
@@ -68,10 +70,11 @@ def _kind(con: duckdb.DuckDBPyConnection, name: str, expression: str, output_typ
 
     def refuse(reason: str) -> ConfigError:
         message = reason.strip().split("\n\n")[0]  # after the blank line DuckDB draws the place in our query
+        message = _LISTED.sub("", " ".join(message.split()).removeprefix("Binder Error: "))
         return ConfigError(
-            f"metrics.{name}: {expression}\n  {message}\n  columns: output {output_type or 'VARCHAR (null: plain text)'};"
+            f"metrics.{name}: {expression}\n{message}\ncolumns: output {output_type or 'VARCHAR (null: plain text)'};"
             f" data {data_type}; {', '.join(metrics.COLUMNS)}",
-            where=f"metrics.{name}",
+            key=f"metrics.{name}",
         )
 
     if not expression.strip():

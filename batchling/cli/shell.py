@@ -46,6 +46,12 @@ class Shell:
             self._project = find_project(self.folder)
         return self._project
 
+    def project_of(self, experiment: str) -> Project:
+        """The project that an experiment runs in."""
+        from batchling.config.project import project_of
+
+        return project_of(experiment, self.folder)
+
     @property
     def runs(self) -> Path:
         """The folder that plans are in."""
@@ -117,7 +123,8 @@ COMMON = (
         expose_value=False,
         callback=_keep("folder"),
         metavar="DIR",
-        help="The project's folder. Default: the one that the working directory is in.",
+        help="The project's folder. Default: the one that the working directory is in; where that is in none, the one that "
+        "an EXPERIMENT named by its path is in.",
     ),
 )
 

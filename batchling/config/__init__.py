@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchling.config.project import ExperimentFile, Project, experiment_names, find_project, locate
+from batchling.config.project import ExperimentFile, Project, experiment_names, find_project, locate, project_of
 
 if TYPE_CHECKING:
     from batchling.config.composition import Composition
@@ -32,6 +32,7 @@ __all__ = [
     "json_schema",
     "load_spec",
     "locate",
+    "project_of",
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,13 @@ def build_spec(
         schema_source=schema_source,
         sources=sources.files,
         document=document,
+        set_at=partial(_set_at, origins),
     )
+
+
+def _set_at(origins: Mapping[str, Origin], key: str) -> str | None:
+    origin = lookup(origins, key)
+    return None if origin is None else str(origin)
 
 
 def _folder(origins: Mapping[str, Origin], key: str) -> Path | None:

@@ -134,7 +134,7 @@ class Composer:
         """Every config group on the search path."""
         found: list[str] = []
         for name in self._repository.get_group_options("", ObjectType.GROUP):
-            if not name.startswith(("__", ".")) and self.choices(name):
+            if not name.startswith(("__", ".", "hydra")) and self.choices(name):
                 found.append(name)
         return found
 

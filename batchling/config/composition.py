@@ -16,9 +16,9 @@ from batchling.config.composer import Composed, Composer
 from batchling.config.explain import PROMPT_INTERPOLATION, check_overrides, explain, interpolates
 from batchling.config.files import Sources
 from batchling.config.origin import Origin, lookup
-from batchling.config.project import ExperimentFile, Project, find_project, locate, search_path
+from batchling.config.project import ExperimentFile, Project, locate, project_of, search_path
 from batchling.config.tree import CompositionFailed
-from batchling.config.validate import Problem, config_error, validate
+from batchling.config.validate import Problem, config_error, scalars, validate
 from batchling.errors import ConfigError
 from batchling.spec import Config, Spec
 
@@ -115,7 +115,7 @@ class Workbench:
     """
 
     def __init__(self, experiment: str, project: Project | None = None, config_dir: Path | None = None) -> None:
-        self.project = project or find_project()
+        self.project = project or project_of(experiment)
         self.experiment = locate(experiment, self.project)
         if self.experiment.config_name == "base":
             raise ConfigError(
@@ -154,12 +154,13 @@ class Workbench:
         return Composition(self.experiment, spec, composed.overrides, composed)
 
     def _check_texts(self, composed: Composed) -> None:
-        """Interpolations that must not happen: of a secret, or into a prompt."""
+        """Interpolations that must not happen: of a secret, into a prompt or into a row."""
         if composed.unresolved is composed.tree:
             return  # there are none
         found = [
             *secret.environment_problems(composed.unresolved),
             *_interpolated_prompts(composed.unresolved.get("prompt")),
+            *_interpolated_rows(composed.unresolved.get("data")),
         ]
         if found:
             raise config_error([Problem(key, text, lookup(composed.origins, key)) for key, text in found])
@@ -176,10 +177,20 @@ def _interpolated_prompts(prompt: Any) -> list[tuple[str, str]]:
     return [(key, PROMPT_INTERPOLATION) for key, text in texts if isinstance(text, str) and interpolates(text)]
 
 
+def _interpolated_rows(data: Any) -> list[tuple[str, str]]:
+    rows = data.get("rows") if isinstance(data, dict) else None
+    if not isinstance(rows, list):
+        return []
+    text = "OmegaConf would replace ${…} in a row; escape it as \\${…}, or keep the rows in a file (data.path)"
+    return [(key, text) for key, value in scalars(rows, "data.rows") if isinstance(value, str) and interpolates(value)]
+
+
 def compose(
     experiment: str, overrides: Sequence[str] = (), *, project: Project | None = None, config_dir: Path | None = None
 ) -> Composition:
     """See `batchling.config.compose`."""
+    if isinstance(overrides, str):
+        raise ConfigError(f"overrides is a list of texts, got {overrides!r}", next_command=f"write [{overrides!r}]")
     bench = Workbench(experiment, project, config_dir)
     check_overrides(bench.composer, overrides)
     return bench.compose(overrides)

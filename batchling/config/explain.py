@@ -67,6 +67,8 @@ def explain(failed: CompositionFailed, composer: Composer, overrides: Sequence[s
         return config_error(found)
     if isinstance(cause, MissingConfigException):
         return _missing_config(cause, composer)
+    if nowhere := re.search(r"Could not override '([^']+)'", str(failed)):
+        return _nothing_to_override(nowhere[1], composer)
     return ConfigError(_tidy(str(failed)), where=str(composer.experiment.path))
 
 
@@ -177,7 +179,26 @@ def _missing_config(error: MissingConfigException, composer: Composer) -> Config
     if group and composer.is_group(group):
         return ConfigError(f"{group}: {unknown_choice(group, choice, composer.choices(group))}", where=where)
     folders = ", ".join(str(folder) for _, folder in composer.search_path)
-    return ConfigError(f"no config {wanted!r} (looked in {folders})", where=where)
+    hint = _groups_hint(group, composer) if group else ""
+    return ConfigError(f"no config {wanted!r}{hint} (looked in {folders})", where=where)
+
+
+def _nothing_to_override(place: str, composer: Composer) -> ConfigError:
+    """A defaults list says `override` of a group that no config before it has chosen."""
+    group = place.partition("@")[0].strip("/")
+    where = next((f"{path}:{line}" for path in _config_files(composer) if (line := _line_of(path, group))), None)
+    if composer.is_group(group):
+        text = f"defaults: nothing before it chooses {place}, so there is nothing to override"
+        return ConfigError(text, where=where, next_command="begin the list with `- /base`, or leave `override` away")
+    text = f"defaults: no group {group!r}{_groups_hint(group, composer)}"
+    return ConfigError(text, where=where or str(composer.experiment.path))
+
+
+def _groups_hint(group: str, composer: Composer) -> str:
+    if composer.is_group(group):
+        return ""
+    known = composer.groups()
+    return keys.did_you_mean(keys.nearest(group, dict.fromkeys(known))) or f"; there are: {', '.join(known)}"
 
 
 def _line_of(path: Path, word: str) -> int | None:

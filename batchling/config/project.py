@@ -21,12 +21,14 @@ class Project:
         conf: the project's own config groups; None without a `conf/` folder.
         experiments: where bare experiment names are looked up; need not exist.
         runs: where plans are written: env BATCHLING_RUNS, else `paths.runs` of the project's `conf/base.yaml`, else `runs`.
+        found: whether walking up found a project.
     """
 
     root: Path
     conf: Path | None
     experiments: Path
     runs: Path
+    found: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +78,30 @@ def find_project(start: Path | str | None = None) -> Project:
     here = here.absolute()
     if here.is_file():
         here = here.parent
-    root = next((folder for folder in (here, *here.parents) if _is_project(folder)), here)
+    root = next((folder for folder in (here, *here.parents) if _is_project(folder)), None)
+    found = root is not None
+    root = root or here
     conf = root / "conf"
     return Project(
         root=root,
         conf=conf if conf.is_dir() else None,
         experiments=root / "experiments",
         runs=_runs(root, conf / "base.yaml"),
+        found=found,
     )
+
+
+def project_of(experiment: str | os.PathLike[str], start: Path | str | None = None) -> Project:
+    """The project that an experiment runs in: that of `start`, or of the working directory.
+
+    Where neither is in one, an experiment named by its path brings its own.
+    """
+    project = find_project(start)
+    path = Path(experiment).expanduser()
+    if start is not None or project.found or not (path.exists() or path.with_name(path.name + ".yaml").exists()):
+        return project
+    own = find_project(path if path.exists() else path.parent)
+    return own if own.found else project
 
 
 def _runs(root: Path, base: Path) -> Path:
@@ -167,7 +185,7 @@ def search_path(experiment: ExperimentFile, project: Project, config_dir: Path |
         folders.append(("config-dir", config_dir.absolute()))
     folders.append(("experiment", experiment.folder))
     conf, shipped = project.conf, shipped_conf()
-    if not experiment.path.is_relative_to(project.root):
+    if not project.found or not experiment.path.is_relative_to(project.root):
         conf = find_project(experiment.folder).conf or conf
     if conf is not None and not conf.samefile(shipped):
         folders.append(("project", conf))

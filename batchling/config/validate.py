@@ -102,7 +102,7 @@ _TARGET = object()
 def _unusable(tree: Mapping[str, Any], origins: Mapping[str, Origin]) -> list[Problem]:
     """`_target_`, and values that are still missing."""
     problems = []
-    for key, value in _walk(tree, ""):
+    for key, value in scalars(tree, ""):
         if value is _TARGET:
             if not key.startswith("data.rows."):
                 text = "is not part of this language: a config never instantiates anything"
@@ -114,7 +114,7 @@ def _unusable(tree: Mapping[str, Any], origins: Mapping[str, Origin]) -> list[Pr
     return problems
 
 
-def _walk(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+def scalars(value: Any, key: str) -> Iterator[tuple[str, Any]]:
     """The scalars of plain values, by dotted key; `_TARGET` stands for a `_target_`."""
     if isinstance(value, dict):
         for name, child in value.items():
@@ -122,13 +122,13 @@ def _walk(value: Any, key: str) -> Iterator[tuple[str, Any]]:
             if name == "_target_":
                 yield inner, _TARGET
             if isinstance(child, dict | list):
-                yield from _walk(child, inner)
+                yield from scalars(child, inner)
             else:
                 yield inner, child
     elif isinstance(value, list):
         for index, child in enumerate(value):
             if isinstance(child, dict | list):
-                yield from _walk(child, f"{key}.{index}")
+                yield from scalars(child, f"{key}.{index}")
             else:
                 yield f"{key}.{index}", child
 
@@ -156,6 +156,10 @@ def _explain(error: ErrorDetails, plain: Mapping[str, Any], origins: Mapping[str
         named = re.match(r"(\w+): ", text)
         key = key or (named.group(1) if named else "")
         text = text.removeprefix(f"{key}: ")
+        if several := re.search(r"\(got (\w+(?:, \w+)+)\)$", text):  # what was set where is what helps
+            got = [f"{name} [{lookup(origins, f'{key}.{name}') or 'default'}]" for name in several[1].split(", ")]
+            text = f"{text[: several.start()]}(got {', '.join(got)}); {key}.NAME=null takes one away"
+            return Problem(key, text)
         return Problem(key, text, lookup(origins, key) if key else None)
     expected = message[:1].lower() + message[1:]
     expected = expected.removeprefix("input should be ")
@@ -206,7 +210,7 @@ def _traps(plain: Mapping[str, Any], origins: Mapping[str, Origin]) -> list[Prob
     problems = []
     schema = plain.get("schema")
     fields = schema.get("fields") if isinstance(schema, Mapping) else None
-    for key, value in _walk(fields or {}, "schema.fields"):
+    for key, value in scalars(fields or {}, "schema.fields"):
         if isinstance(value, bool) and (enum := re.fullmatch(r"(.+\.enum)\.\d+", key)):
             hint = "YAML reads yes, no, on and off as true and false: quote it, or say {type: boolean}"
             problems.append(

@@ -91,9 +91,10 @@ def draft(specs: Sequence[Spec], data_folder: Path, runs: Path, *, now: float) -
     for point in points:
         if point.data_key not in snapshots:
             spec = point.spec
-            snapshots[point.data_key] = source.snapshot(
-                spec.config.data, spec.root, data_folder, run_lookup=run_lookup_in(runs)
-            )
+            with spec.placing():
+                snapshots[point.data_key] = source.snapshot(
+                    spec.config.data, spec.root, data_folder, run_lookup=run_lookup_in(runs)
+                )
     checked: set[str] = set()
     for point in points:
         _check_budget_is_countable(point)
@@ -101,7 +102,8 @@ def draft(specs: Sequence[Spec], data_folder: Path, runs: Path, *, now: float) -
         types = output_type(point), data_type(snapshots[point.data_key])
         mark = sha256_json([metrics, types])
         if metrics and mark not in checked:  # the points of a sweep mostly share them
-            catalog.check(metrics, *types)
+            with point.spec.placing():
+                catalog.check(metrics, *types)
             checked.add(mark)
     identity = plan_identity(
         [

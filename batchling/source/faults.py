@@ -35,11 +35,13 @@ def explained(what: str, paths: Sequence[str] = ()) -> Iterator[None]:
         raise explain(error, what=what, paths=paths) from None
 
 
-def missing_column(name: str, columns: Sequence[str], *, what: str, where: str) -> DataError:
-    """A column that the config names and the source does not have."""
+def missing_column(name: str, columns: Sequence[str], *, what: str, where: str, key: str | None = None) -> DataError:
+    """A column that the config names, in `key`, and the source does not have."""
     shown = ", ".join(columns[:40]) + (", …" if len(columns) > 40 else "")
     return DataError(
-        f"{what}: there is no column {name!r}{nearest(name, columns)} The columns are: {shown}", where=where
+        f"{what}: there is no column {name!r}{nearest(name, columns) or '.'} The columns are: {shown}",
+        where=where,
+        key=key,
     )
 
 

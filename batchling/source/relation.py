@@ -6,6 +6,7 @@ their query, their inline rows, or an earlier run's records.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -105,6 +106,8 @@ def _files(con: duckdb.DuckDBPyConnection, data: DataConfig, root: Path, scratch
     for name in data.options:
         if not _OPTION.fullmatch(name):
             raise DataError(f"data.options: {name!r} is not the name of an option")
+    if kind != "parquet" and "encoding" not in data.options:
+        _refuse_utf16(paths, kind)
     if kind in ("csv", "tsv"):
         sql, text = delimited.relation(con, paths, kind, data.options, data.id)
         return Relation(sql, what, tuple(paths), once=any(REMOTE.match(p) for p in paths), text=text)
@@ -114,6 +117,22 @@ def _files(con: duckdb.DuckDBPyConnection, data: DataConfig, root: Path, scratch
     return Relation(
         f"SELECT * FROM read_parquet({literal([_escape(p) for p in paths])}{options})", what, tuple(paths), once=False
     )
+
+
+def _refuse_utf16(paths: Sequence[str], kind: str) -> None:
+    """Spreadsheets save "Unicode text" so; what DuckDB says of it helps nobody."""
+    for path in paths:
+        if REMOTE.match(path):
+            continue
+        with Path(path).open("rb") as file:
+            mark = file.read(2)
+        if mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            hint = (
+                "save the file as UTF-8"
+                if kind == "jsonl"
+                else "set data.options={encoding: utf-16}, or save it as UTF-8"
+            )
+            raise DataError("the file is UTF-16", where=path, next_command=hint, key="data.path")
 
 
 def _expand(con: duckdb.DuckDBPyConnection, path: str, root: Path) -> list[str]:
@@ -127,15 +146,29 @@ def _expand(con: duckdb.DuckDBPyConnection, path: str, root: Path) -> list[str]:
             f"data.path: {path} is a folder", next_command=f"name its files, e.g. {path.rstrip('/')}/*.parquet"
         )
     if _GLOB.search(path):
-        found = [row[0] for row in con.execute("SELECT file FROM glob(?) ORDER BY file", [str(full)]).fetchall()]
+        pattern = _pattern(full)
+        found = [row[0] for row in con.execute("SELECT file FROM glob(?) ORDER BY file", [pattern]).fetchall()]
         if found:
             return found
-        raise DataError(f"data.path: no file matches {path}", where=str(root))
+        raise DataError(f"data.path: no file matches {path}", where=str(root), key="data.path")
     beside = sorted(p.name for p in full.parent.iterdir() if p.is_file()) if full.parent.is_dir() else []
     if not full.parent.is_dir():
-        raise DataError(f"data.path: there is no folder {full.parent}", where=path)
+        raise DataError(f"data.path: there is no folder {full.parent}", where=path, key="data.path")
     shown = f"; in that folder: {', '.join(beside[:10])}{', …' if len(beside) > 10 else ''}" if beside else ""
-    raise DataError(f"data.path: there is no file {path}{faults.nearest(full.name, beside)}{shown}", where=str(full))
+    raise DataError(
+        f"data.path: there is no file {path}{faults.nearest(full.name, beside)}{shown}",
+        where=str(full),
+        key="data.path",
+    )
+
+
+def _pattern(path: Path) -> str:
+    """A path with wildcards for DuckDB: folders that are there are meant as they are called, `[1]` and all."""
+    there = Path(path.parts[0])
+    rest = list(path.parts[1:])
+    while len(rest) > 1 and (there / rest[0]).is_dir():
+        there /= rest.pop(0)
+    return str(Path(_escape(str(there)), *rest))
 
 
 def _escape(path: str) -> str:

@@ -226,7 +226,7 @@ def _write(
 def _check_columns(data: DataConfig, columns: Sequence[Column], needed: Sequence[str], source: Relation) -> None:
     names = [c.name for c in columns]
     if data.id is not None and data.id not in names:
-        raise faults.missing_column(data.id, names, what="data.id", where=source.what)
+        raise faults.missing_column(data.id, names, what="data.id", where=source.what, key="data.id")
     for name in needed:
         if name not in names:
             raise faults.missing_column(name, names, what="the prompt or a metric", where=source.what)

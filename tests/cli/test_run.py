@@ -106,6 +106,37 @@ def test_what_cannot_be_understood_is_exit_code_2_with_a_hint(cli: Cli, args: tu
     assert answer.out == ""
 
 
+@pytest.mark.parametrize(
+    ("args", "said", "where"),
+    [
+        ((), "metrics.share_a: output.lable = 'a'", "where: experiments/names/config.yaml:12"),
+        (
+            ("~metrics.share_a", "data.id=nme"),
+            "no column 'nme'; did you mean 'name'?",
+            "data.rows (override: data.id=nme)",
+        ),
+        (
+            ("~metrics.share_a", "prompt.messages.0.content='{nme}'"),
+            "there is no column `nme`",
+            "message 1 (user), line 1 (override: prompt.messages.0.content=",
+        ),
+        (
+            ("~metrics.share_a", "data.rows=null", "data.path=a/rows.csv"),
+            "there is no folder",
+            "a/rows.csv (override: data.path=a/rows.csv)",
+        ),
+    ],
+)
+def test_what_only_the_rows_show_to_be_wrong_names_the_line_or_override_that_set_it(
+    cli: Cli, project: Path, args: tuple[str, ...], said: str, where: str
+) -> None:
+    config = project / "experiments/names/config.yaml"
+    config.write_text(config.read_text().replace("output.label =", "output.lable ="))
+    answer = cli("plan", "names", *args)
+    assert answer.code == 2
+    assert said in answer.err and where in answer.err
+
+
 def test_with_v_the_traceback_stands_before_the_line_that_goes_on(cli: Cli) -> None:
     lines = cli("run", "nothing-like-it", "-v").err.splitlines()
     assert lines[0].startswith("Traceback") and lines[-1].startswith("  next: batchling init")

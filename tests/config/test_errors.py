@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batchling.config import compose
+from batchling.config import compose, expand
 from batchling.errors import ConfigError
 
 from .conftest import HELLO, Write
@@ -37,7 +37,11 @@ def message(*overrides: str, experiment: str = "hello") -> str:
             "prompt.messages.0.role=robot",
             "prompt.messages.0.role: expected 'system', 'developer', 'user' or 'assistant', got 'robot'",
         ),
-        ("data.path=x.csv", "data: give exactly one of path, sql, rows, run (got path, rows)"),
+        (
+            "data.path=x.csv",
+            "data: give exactly one of path, sql, rows, run (got path [override: data.path=x.csv], rows "
+            "[experiments/hello/config.yaml:8]); data.NAME=null takes one away",
+        ),
         ("schema={fields: {a: string}, json_schema: x}", "schema: give at most one of"),
         ("model=a,b", "model: is a sweep, which needs -m"),
         ("hydra.verbose=true", "Hydra's own settings do not apply"),
@@ -148,6 +152,39 @@ def test_a_wrong_choice_in_a_file_names_its_line(write: Write) -> None:
     write({"experiments/hello/config.yaml": HELLO.replace("simulated", "gpt-5-mni")})
     text = message()
     assert "did you mean gpt-5-mini" in text and "experiments/hello/config.yaml:3" in text
+
+
+@pytest.mark.parametrize(
+    ("written", "line", "expected"),
+    [
+        ("  - /base\n  - override /modl: gpt-5\n", 3, "no group 'modl'; did you mean model?"),
+        ("  - /base\n  - /modl: gpt-5\n", 3, "no config 'modl/gpt-5'; did you mean model?"),
+        ("  - /base\n  - override /colour: red\n", 3, "no group 'colour'; there are: budget, data, limits, model,"),
+        ("  - override /model: simulated\n", 2, "nothing before it chooses model, so there is nothing to override"),
+    ],
+)
+def test_a_wrong_group_in_a_file_names_its_line(write: Write, written: str, line: int, expected: str) -> None:
+    write({"experiments/hello/config.yaml": f"defaults:\n{written}  - _self_\nname: hello\n"})
+    text = message()
+    assert expected in text and f"experiments/hello/config.yaml:{line}]" in text
+
+
+def test_interpolation_in_a_row_is_refused_with_file_and_line(write: Write) -> None:
+    write({"experiments/hello/config.yaml": HELLO.replace("Jane Doe", '"Jane ${name}"')})
+    text = message()
+    assert "data.rows.1.name: OmegaConf would replace ${…} in a row" in text
+    assert "experiments/hello/config.yaml:10]" in text
+    write({"experiments/hello/config.yaml": HELLO.replace("Jane Doe", "'Jane \\${name}'")})
+    assert compose("hello").config.data.rows == [{"name": "John Doe"}, {"name": "Jane ${name}"}]
+
+
+def test_overrides_in_one_text_are_refused(write: Write) -> None:
+    write({})
+    for verb in (compose, expand):
+        with pytest.raises(
+            ConfigError, match=r"overrides is a list of texts, got 'repeats=2'\n  next: write \['repeats=2'\]"
+        ):
+            verb("hello", "repeats=2")
 
 
 def test_a_config_without_base_says_so(write: Write) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from batchling.config import complete, compose, find_project, init_project, json_schema, locate
+from batchling.config import complete, compose, find_project, init_project, json_schema, locate, project_of
 from batchling.errors import ConfigError
 
 from .conftest import HELLO, Write
@@ -23,6 +23,25 @@ def test_a_folder_that_only_has_the_name_is_no_project(tmp_path: Path) -> None:
     (tmp_path / "conf").mkdir()
     (tmp_path / "below").mkdir()
     assert find_project(tmp_path / "below").root == tmp_path / "below"
+
+
+def test_an_experiment_named_by_its_path_brings_its_project_where_there_is_none(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    write({"conf/budget/own.yaml": "usd: null\n", "experiments/one.yaml": HELLO})
+    outside = tmp_path_factory.mktemp("outside")
+    monkeypatch.chdir(outside)
+    folder = tmp_path / "experiments"
+    for path in (folder / "hello", folder / "hello/config.yaml", folder / "one.yaml", folder / "one"):
+        assert project_of(path).runs == tmp_path / "runs"
+        assert compose(str(path), ["budget=own"]).choices["budget"] == "own"
+    assert project_of(folder / "hello", outside).runs == outside / "runs"  # whoever says where is obeyed
+    assert project_of("hello").root == outside
+    write({})
+    monkeypatch.chdir(outside)
+    (outside / "experiments").mkdir()
+    (outside / "experiments/two.yaml").write_text(HELLO)
+    assert project_of(folder / "hello").runs == outside / "runs"  # in a project, plans go there
 
 
 def test_where_runs_go(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -257,10 +257,10 @@ def test_a_kill_at_any_pair_of_points_loses_nothing_and_buys_nothing_twice(
         finally:
             server.stop()
         with capfd.disabled():
-            print(f"  point {n} of {len(names)} ({names[n - 1]}): {second - 1} second kills", flush=True)
+            sys.stdout.write(f"  point {n} of {len(names)} ({names[n - 1]}): {second - 1} second kills\n")
         shutil.rmtree(folder)
 
     in_parallel([lambda n=n: killed_at(n) for n in range(1, len(names) + 1)])
     with capfd.disabled():
-        print(f"  {len(pairs):,} pairs of kills: nothing lost, nothing twice", flush=True)
+        sys.stdout.write(f"  {len(pairs):,} pairs of kills: nothing lost, nothing twice\n")
     assert len(pairs) > 10 * len(names)

@@ -48,6 +48,15 @@ def test_empty_ids_are_shown_with_their_positions(tmp_path: Path) -> None:
     assert refused(tmp_path, rows=[{"id": None, "x": 1}, {"id": "a", "x": 2}], id="id").count("position 0") == 1
 
 
+def test_a_utf16_file_says_so(tmp_path: Path) -> None:
+    for encoding in ("utf-16-le", "utf-16-be"):
+        text = "\ufeffa\tb\nx\t1\n".encode(encoding)
+        told = refused(tmp_path, path=write(tmp_path / "a.tsv", text))
+        assert "the file is UTF-16" in told and "data.options={encoding: utf-16}" in told
+        told = refused(tmp_path, path=write(tmp_path / "a.jsonl", '\ufeff{"a": 1}\n'.encode(encoding)))
+        assert "the file is UTF-16" in told and "next: save the file as UTF-8" in told
+
+
 def test_a_missing_column_is_named_with_the_nearest_and_all(tmp_path: Path) -> None:
     name = write(tmp_path / "a.csv", "ticket,Text\n1,x\n")
     assert "no column 'tiket'; did you mean 'ticket'? The columns are: ticket, Text" in refused(

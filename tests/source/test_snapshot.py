@@ -382,3 +382,19 @@ def test_a_header_may_span_lines_and_be_compressed_with_zstd(tmp_path: Path) -> 
         f"COPY (SELECT 'k' AS id, 'x, y' AS t) TO '{tmp_path}/b.csv.zst' (HEADER, COMPRESSION zstd)"
     )
     assert rows(take(tmp_path, path="b.csv.zst", id="id"), "t") == [(0, "k", "x, y")]
+
+
+def test_wildcards_below_folders_with_brackets_in_their_names(tmp_path: Path) -> None:
+    folder = tmp_path / "data [v1]*"
+    folder.mkdir()
+    for name in "ab":
+        (folder / f"{name}.csv").write_text(f"x\n{name}\n")
+    inside = snapshot(DataConfig(path="*.csv"), folder, tmp_path / "out")
+    outside = snapshot(DataConfig(path=f"{folder.name}/*.csv"), tmp_path, tmp_path / "out")
+    assert inside.rows == outside.rows == 2
+
+
+def test_a_utf16_file_is_read_when_it_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes("\ufeffa,b\nü,1\n".encode("utf-16-le"))
+    made = snapshot(DataConfig(path="a.csv", options={"encoding": "utf-16"}), tmp_path, tmp_path / "out")
+    assert rows(made, "a", "b") == [(0, "0", "ü", 1)]

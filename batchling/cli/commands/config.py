@@ -49,7 +49,7 @@ def config_command(
         raise click.UsageError("name an EXPERIMENT")
     from batchling.config import compose
 
-    composition = compose(experiment, overrides, project=shell.project, config_dir=shell.config_dir)
+    composition = compose(experiment, overrides, project=shell.project_of(experiment), config_dir=shell.config_dir)
     if shell.json:
         from batchling.cli.document import write
 

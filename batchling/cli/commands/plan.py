@@ -50,7 +50,7 @@ def plan_command(
         show=show,
         fresh=fresh,
         retry=retry,
-        project=shell.project,
+        project=shell.project_of(experiment),
         config_dir=shell.config_dir,
     )
     if shell.json:

@@ -41,9 +41,9 @@ def results_command(shell: Shell, plan: str | None, form: str | None, output: Pa
     from batchling.export import Format, export, format_of
 
     reference = up_to_date(shell, plan)
-    if form is None:
-        form = format_of(output) if output is not None else "jsonl"
-    chosen = cast("Format", form)
+    chosen = cast("Format", form or "jsonl")
+    if output is not None:
+        chosen = format_of(output, cast("Format | None", form))
     simulated = _is_simulated(reference)
     if output is not None:
         rows = export(reference, output, chosen)
@@ -51,7 +51,7 @@ def results_command(shell: Shell, plan: str | None, form: str | None, output: Pa
             from batchling.cli.document import write
 
             answer = {"plan_id": reference.plan_id, "run_id": reference.run_id, "simulated": simulated}
-            write(shell, {**answer, "rows": rows, "format": form, "file": output})
+            write(shell, {**answer, "rows": rows, "format": chosen, "file": output})
             return 0
         shell.say(_header(reference, simulated) + f": {plural(rows, 'row')} in {output}")
         return 0

@@ -66,7 +66,7 @@ def run_command(
 
     with observing(verbose=shell.verbose) as observer:
         specs, shell.used = specs_of(
-            experiment, overrides, multirun=multirun, project=shell.project, config_dir=shell.config_dir
+            experiment, overrides, multirun=multirun, project=shell.project_of(experiment), config_dir=shell.config_dir
         )
         outcome = run_specs(
             specs,
