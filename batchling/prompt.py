@@ -160,6 +160,16 @@ def compile_prompt(messages: Sequence[tuple[str, str]], engine: Engine, columns:
     return Prompt(tuple(templates), tuple(used))
 
 
+def mistakable(texts: Iterable[str], columns: Iterable[str]) -> list[str]:
+    """Columns whose name stands in braces in a template of the engine `format` and is no placeholder: `{my column}`."""
+    found = []
+    for name in columns:
+        written = f"{{{name}}}"
+        if _TOKEN.fullmatch(written) is None and any(written in text for text in texts):
+            found.append(name)
+    return found
+
+
 def value_text(value: Any) -> str:
     """A value as the model reads it.
 

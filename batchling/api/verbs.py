@@ -26,6 +26,7 @@ from batchling.config import Project
 from batchling.errors import JournalError, LockedError, ProviderError, RefusedError, UsageError
 from batchling.journal import says_finished
 from batchling.ledger import UNSENT, Phase, State
+from batchling.prompt import mistakable
 from batchling.runner.folder import PlanFolder
 from batchling.runner.planning import (
     Draft,
@@ -170,6 +171,12 @@ def _notes(made: Draft) -> tuple[str, ...]:
     for point in made.points:
         if point.schema is not None and point.schema.unsent:
             notes.append(f"only checked here, not sent to the model: {', '.join(point.schema.unsent)}")
+        if point.spec.config.prompt.engine == "format":
+            texts = [text for _, text in point.spec.messages] + [point.spec.input or ""]
+            for name in mistakable(texts, [column.name for column in made.snapshots[point.data_key].columns]):
+                notes.append(
+                    f"{{{name}}} is sent as it stands: a placeholder is one word; give the column another name with data.sql"
+                )
     return tuple(dict.fromkeys(notes))
 
 

@@ -106,6 +106,14 @@ def test_what_cannot_be_understood_is_exit_code_2_with_a_hint(cli: Cli, args: tu
     assert answer.out == ""
 
 
+def test_a_columns_name_in_braces_that_is_no_placeholder_is_a_note(cli: Cli, project: Path) -> None:
+    (project / "experiments/names/rows.csv").write_text("my name\nAda\n")
+    rows = ("data.rows=null", "data.path=rows.csv")
+    answer = cli("plan", "names", "~metrics.share_a", *rows, "prompt.messages.0.content='{my name}'")
+    assert answer.code == 0
+    assert "note: {my name} is sent as it stands" in answer.out + answer.err
+
+
 @pytest.mark.parametrize(
     ("args", "said", "where"),
     [

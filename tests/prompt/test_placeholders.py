@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchling.errors import PromptError
-from batchling.prompt import RenderError, compile_prompt
+from batchling.prompt import RenderError, compile_prompt, mistakable
 
 COLUMNS = ["name", "text", "address", "tags", "größe", "a.b"]
 
@@ -81,6 +81,11 @@ def test_a_part_of_null_is_empty() -> None:
 def test_a_value_is_never_a_template(value: str) -> None:
     value += "{name}{{name}}{text}"
     assert render("<{text}>", text=value, name="secret") == f"<{value}>"
+
+
+def test_a_columns_name_in_braces_that_is_no_placeholder_is_found() -> None:
+    columns = ["text", "my text", "né-e", "a.b", "unused one"]
+    assert mistakable(["{text} {my text} {né-e} {a.b}", "{{name}}"], columns) == ["my text", "né-e"]
 
 
 @given(st.text(alphabet="{}[]. 01\n\"'%$\\-", max_size=40))
