@@ -209,6 +209,7 @@ def writing(
 def _attach(con: duckdb.DuckDBPyConnection, runs: Path) -> None:
     path = file_of(runs)
     new = not path.exists()
+    con.execute("SET checkpoint_threshold = '1KiB'")  # a commit goes into the file at once, not into the log first
     con.execute(f"ATTACH {literal(str(path))} AS {SCHEMA} ({_OPTIONS})")
     try:
         if new:
