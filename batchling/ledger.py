@@ -650,7 +650,7 @@ def decide(state: State, now: float, policy: Policy, pace: Pace) -> list[Action]
     blocked = _submit(state, now, policy, pace, actions, when)
     for group in out:
         when(pace.polls.get(group, 0.0), Action(Do.POLL, group=group))
-    _replan(state, now, policy, actions, wake)
+    _replan(state, now, policy, actions, wake, blocked=bool(blocked))
     back = [a for a in actions if a.do in (Do.RECOVER, Do.SETTLE)]
     if back:
         return back  # what may have been spent is found out before anything more is
@@ -743,10 +743,20 @@ def _submit(state: State, now: float, policy: Policy, pace: Pace, actions: list[
     return blocked
 
 
-def _replan(state: State, now: float, policy: Policy, actions: list[Action], wake: list[float]) -> None:
-    """Rows to ask again are gathered per lane while others of the lane are out, but not for long."""
+def _replan(
+    state: State, now: float, policy: Policy, actions: list[Action], wake: list[float], *, blocked: bool
+) -> None:
+    """Rows to ask again are gathered per lane while others of the lane are out, but not for long.
+
+    What waits for a person, or is held by the budget (`blocked`), is not waited for: nothing comes of it.
+    """
     if state.cancel_requested:
         return
+
+    def moves(shard: Shard) -> bool:
+        phase = shard.current.phase
+        return not (shard.over or phase is Phase.PARKED or (blocked and phase in UNSENT))
+
     for lane in policy.lanes:
         waiting = [
             s
@@ -755,7 +765,7 @@ def _replan(state: State, now: float, policy: Policy, actions: list[Action], wak
         ]
         if not waiting or lane.number in state.fatal:
             continue
-        busy = any(s.lane == lane.number and not s.over for s in state.shards.values())
+        busy = any(s.lane == lane.number and moves(s) for s in state.shards.values())
         due = min(s.closed_at for s in waiting) + (policy.merge_seconds if busy else 0.0)
         if due <= now:
             actions.append(Action(Do.REPLAN, lane=lane.number, shards=tuple(s.number for s in waiting)))

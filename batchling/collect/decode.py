@@ -294,7 +294,9 @@ def _response(custom_id: str, status: int | None, body: dict[str, Any]) -> Respo
     elif state in ("cancelled", "canceled"):
         outcome, code, note = Outcome.CANCELLED, "cancelled", "the response was cancelled"
     elif state in ("in_progress", "queued"):
-        outcome, code, note = Outcome.RETRYABLE, state, f"the response was still {state} when the batch ended"
+        # What was made until then was billed, so it is not asked again.
+        outcome = Outcome.ERROR if usage.output_tokens else Outcome.RETRYABLE
+        code, note = state, f"the response was still {state} when the batch ended"
     elif refusals:
         outcome, code, note = Outcome.REFUSED, "refusal", "".join(refusals)[:MAX_ERROR_CHARACTERS]
         text = text or "".join(refusals)
@@ -405,6 +407,8 @@ def _error(custom_id: str, status: int | None, body: Any, line_error: Any) -> Re
         elif type(source) is list and source:
             message = message or str(source)
     outcome = _outcome_of_error(status, [code.lower() for code in codes])
+    if outcome is Outcome.RETRYABLE and usage.output_tokens:
+        outcome = Outcome.ERROR  # what was made was billed, so it is not asked again
     if message is None:
         message = f"status {status} without an explanation" if status is not None else "neither an answer nor an error"
         if status is not None and 200 <= status < 300:

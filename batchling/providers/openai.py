@@ -252,7 +252,7 @@ class OpenAIProvider:
             lambda: self._client.batches.with_raw_response.list(limit=page_size, extra_query=query),
         )
         if not isinstance(data.get("data"), list):
-            raise CallUnavailable(f"the list of batches has no data ({_shape(data)})")
+            raise CallUnavailable(f"the list of batches has no data ({_shape(data)})", code="unreadable")
         return data
 
     def _batch(self, what: str, call: Callable[[], Any]) -> Batch:
@@ -268,7 +268,8 @@ class OpenAIProvider:
             reply = call()
         data = self._json(reply.content)
         if not isinstance(data, dict):
-            raise CallUnavailable(f"{what}: the reply is no JSON object ({_shape(data)})", status=reply.status_code)
+            message = f"{what}: the reply is no JSON object ({_shape(data)})"
+            raise CallUnavailable(message, status=reply.status_code, code="unreadable")
         return data
 
     @contextmanager

@@ -24,11 +24,12 @@ from batchling.runner.shards import chunks as chunks
 LIST_FROM = 3
 """Batches out from which one list is cheaper than a look at each."""
 
-FETCHES = 6
-"""Times that a file arrives not as announced, but always the same, before it is taken as it is."""
-
 MISSING_LOOKS = 12
-"""404s without any content in between, over the provider's grace time, after which a file is taken for lost."""
+"""404s without any content in between, over the provider's grace time, after which a file is taken for lost; and times
+that it arrives not as announced, but always the same, over the same time, before it is taken as it is."""
+
+SIZE_LOOKS = 4
+"""Times that the provider does not say how long a file is, because it has no such call, before it is read without."""
 
 LOST_SIGHT_POLLS = 5
 """Batches that a list does not show and that are looked at one by one, in one round."""
@@ -59,9 +60,9 @@ def poll(session: Session, action: Action) -> None:
                             break
                     elif own(batch, session, group) is not None and not session.knows(batch.id):
                         session.pace.audits.pop(group, None)  # one of ours that we do not know: audit
-            except (CallUnavailable, CallRefused) as error:
+            except (CallUnavailable, CallRefused, CallNotFound) as error:
                 # Broken paging, or no list at all: what it does not show is polled by itself.
-                if isinstance(error, CallUnavailable) and error.code != "list_incomplete":
+                if isinstance(error, CallUnavailable) and error.code != "list_incomplete" and not no_such_route(error):
                     raise
             unseen = [batch_id for batch_id in out if batch_id not in found]
             if found and len(unseen) > LOST_SIGHT_POLLS:
@@ -105,11 +106,28 @@ def poll(session: Session, action: Action) -> None:
     session.observer.polled(session)
 
 
+def _answers_announced(batch: Batch) -> int | None:
+    """How many answers the provider says there are; None: it does not say."""
+    if batch.completed == 0 and batch.status == "completed" and not batch.total:
+        return None  # counts that were not filled in (yet)
+    return batch.completed
+
+
 def _files_to_come(session: Session, kit: LaneKit, batch: Batch) -> bool:
-    """A batch that is over and has answered, and (yet) without a file to have it from: looked at again for a while."""
+    """A batch that is over and (yet) without a file for what it has answered: looked at again for a while.
+
+    One that may have answered and does not say how much counts as well: files, and counts, can lag behind the status.
+    """
+    announced = _answers_announced(batch)
+    expected = announced is None if batch.status != "failed" else False
     nothing = batch.output_file_id is None and batch.error_file_id is None
-    announced = (batch.completed and batch.output_file_id is None) or (batch.failed and nothing)
-    return bool(announced) and not _gone(session, kit, f"files of {batch.id}")
+    to_come = ((announced or expected) and batch.output_file_id is None) or (batch.failed and nothing)
+    return bool(to_come) and not _gone(session, kit, f"files of {batch.id}")
+
+
+def no_such_route(error: CallError) -> bool:
+    """What answered does not know this call: a status that says so, or a body that is none of the API's."""
+    return error.status in (404, 405, 501) or error.code == "unreadable"
 
 
 def _ended(session: Session, shard: Shard, attempt: Attempt, batch: Batch) -> None:
@@ -126,7 +144,7 @@ def _ended(session: Session, shard: Shard, attempt: Attempt, batch: Batch) -> No
         "reason": batch.status,
         "output_file_id": batch.output_file_id or None,
         "error_file_id": batch.error_file_id or None,
-        "completed": batch.completed,
+        "completed": _answers_announced(batch),
     }
     events: list[dict[str, Any]] = [ended]
     ran = batch.output_file_id or batch.error_file_id or batch.completed
@@ -215,6 +233,11 @@ def _fetch(session: Session, shard: Shard, attempt: Attempt, kind: str, file_id:
         except CallNotFound:
             if not _gone(session, kit, f"size of {file_id}"):
                 raise
+        except CallError as error:
+            looks = session.missing.get(f"size of {file_id}", (0.0, 0))[1] + 1
+            session.missing[f"size of {file_id}"] = (session.clock.now(), looks)
+            if looks < SIZE_LOOKS or not (isinstance(error, CallRefused) or no_such_route(error)):
+                raise
         writer.sync()
     finally:
         writer.close()
@@ -228,12 +251,9 @@ def _fetch(session: Session, shard: Shard, attempt: Attempt, kind: str, file_id:
         answers = _answers(session, shard, part)
         if answers < min(attempt.completed, shard.rows):
             problem = f"has {answers:,} answers, and the provider announced {attempt.completed:,}"
-    if problem is not None:
-        # The same bytes again and again are what the provider has; other bytes each time are a bad connection.
-        key = (f"{file_id} {sink.digest.hexdigest()}", shard.number, attempt.number)
-        tries = session.failures[key] = session.failures.get(key, 0) + 1
-        if tries < FETCHES:
-            raise CallUnavailable(f"file {file_id} {problem}")
+    # The same bytes for long are what the provider has; other bytes each time are a bad connection.
+    if problem is not None and not _gone(session, kit, f"{file_id} {sink.digest.hexdigest()}"):
+        raise CallUnavailable(f"file {file_id} {problem}")
     session.disk.replace(part, target)
     return {
         "file": target.name,
@@ -281,8 +301,10 @@ def ingest(session: Session, action: Action) -> None:
     kit = session.kit(shard)
     summary, fatal = decode_attempt(session.disk, session.folder, kit, shard, attempt)
     unsure = not all(file.get("whole", True) for file in attempt.files)
-    if attempt.completed and attempt.output_file_id is None:
-        unsure = True  # answers were announced, and no file to have them from
+    if attempt.output_file_id is None and (attempt.completed or (attempt.completed is None and not _failed(attempt))):
+        unsure = True  # answers were announced, or may be there, and no file to have them from
+    elif attempt.completed is not None and attempt.completed > summary.rows - summary.missing:
+        unsure = True  # more answers were announced than rows have lines: one of those without was answered
     tally = _tally(session, kit, shard, attempt, summary, unsure=unsure)
     if shard.row_attempt >= session.attempts or fatal:
         tally.moved.clear()
@@ -304,6 +326,11 @@ def ingest(session: Session, action: Action) -> None:
             "fatal": fatal,
         }
     )
+
+
+def _failed(attempt: Attempt) -> bool:
+    """It ended before anything ran, or was refused after the fact."""
+    return attempt.reason in ("failed", "throttled")
 
 
 def _tally(session: Session, kit: LaneKit, shard: Shard, attempt: Attempt, summary: Summary, *, unsure: bool) -> Tally:

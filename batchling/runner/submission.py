@@ -16,7 +16,7 @@ from batchling.errors import (
 )
 from batchling.ledger import Action, Attempt, Phase, Shard
 from batchling.models import Submission
-from batchling.runner.gathering import give_up
+from batchling.runner.gathering import give_up, no_such_route
 from batchling.runner.session import Session, listing, own
 from batchling.runner.shards import chunks
 
@@ -34,8 +34,11 @@ NOT_FOUND_TRIES = 4
 """Uploads (or cancellations) in a row that are answered 404, after which nobody (or no batch) is taken to be there."""
 
 LIST_TRIES = 4
-"""Lists in a row that break off (their cursor leads nowhere) or are refused, after which that is taken for what the
-provider can do."""
+"""Lists (or deletions) in a row that break off (their cursor leads nowhere) or are refused, after which that is taken
+for what the provider can do."""
+
+ROUTE_TRIES = 8
+"""The same for answers that may as well be a gateway's (404, 405, 501, a strange body): some minutes."""
 
 UNKNOWN_FATES = 3
 """Attempts of a shard whose fate stays unknown, of which the last one waits for a person, whatever it costs. The model
@@ -162,11 +165,19 @@ def _refused(session: Session, shard: Shard, attempt: Attempt, error: CallRefuse
     session.record(*events)
 
 
-def adopt_from_list(session: Session, group: str) -> None:
-    """Journals every listed batch that is made from one of our files and that the journal does not know."""
+def adopt_from_list(session: Session, group: str) -> bool:
+    """Journals every listed batch that is made from one of our files and that the journal does not know.
+
+    Returns:
+        Whether the list says of every other batch whose it is; one without file and metadata may be ours.
+    """
+    clear = True
     for batch in listing(session, group):
+        if session.knows(batch.id):
+            continue
         mine = own(batch, session, group)
-        if mine is None or session.knows(batch.id):
+        if mine is None:
+            clear = clear and bool(batch.input_file_id or batch.metadata)
             continue
         shard, attempt = session.shard(*mine)
         if attempt.batch_id is not None:
@@ -179,6 +190,7 @@ def adopt_from_list(session: Session, group: str) -> None:
         session.record(
             {"kind": "created", "shard": shard.number, "attempt": attempt.number, "batch_id": batch.id, "adopted": True}
         )
+    return clear
 
 
 def recover(session: Session, action: Action) -> None:
@@ -214,7 +226,7 @@ def settle(session: Session, action: Action) -> None:
     shard, attempt = session.shard(action.shard, action.attempt)
     kit = session.kit(shard)
     try:
-        adopt_from_list(session, kit.lane.group)
+        clear = adopt_from_list(session, kit.lane.group)
     except CallError as error:
         if _list_is_broken(session, "settle", shard.number, attempt.number, error):
             session.record({"kind": "parked", "shard": shard.number, "attempt": attempt.number})
@@ -227,7 +239,7 @@ def settle(session: Session, action: Action) -> None:
     # All that was taken for absent may have happened after all, so what may be sent again is bounded for the shard.
     presumed = sum(1 for a in shard.attempts if a.presumed) + 1
     cheap = shard.max_usd is not None and shard.max_usd * presumed <= session.policy.resubmit_usd
-    kind = "absent" if cheap and presumed < UNKNOWN_FATES else "parked"
+    kind = "absent" if clear and cheap and presumed < UNKNOWN_FATES else "parked"
     session.record({"kind": kind, "shard": shard.number, "attempt": attempt.number})
 
 
@@ -246,9 +258,11 @@ def audit(session: Session, action: Action) -> None:
 
 
 def _list_is_broken(session: Session, do: str, shard: int, attempt: int, error: CallError) -> bool:
-    """The list broke off, or was refused, too often to wait for a better one. It proves no absence."""
-    broken = error.code == "list_incomplete" or isinstance(error, CallRefused)
-    return broken and session.failures.get((do, shard, attempt), 0) + 1 >= LIST_TRIES
+    """The list (or the deletion) broke off, or was refused, too often to wait for a better one. It proves no absence."""
+    tries = session.failures.get((do, shard, attempt), 0) + 1
+    if error.code == "list_incomplete" or isinstance(error, CallRefused):
+        return tries >= LIST_TRIES
+    return no_such_route(error) and tries >= ROUTE_TRIES
 
 
 def cancel(session: Session, action: Action) -> None:

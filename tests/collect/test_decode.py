@@ -133,10 +133,12 @@ REASONED = {"prompt_tokens": 9, "completion_tokens": 50, "completion_tokens_deta
         (responses(TEXT, status="incomplete", incomplete_details={"reason": "max_output_tokens"}), Outcome.TRUNCATED),
         (responses(status="incomplete", incomplete_details={"reason": "content_filter"}), Outcome.FILTERED),
         (responses(status="incomplete"), Outcome.TRUNCATED),
-        (responses(status="failed", error={"code": "server_error", "message": "m"}), Outcome.RETRYABLE),
+        (responses(status="failed", error={"code": "server_error", "message": "m"}), Outcome.ERROR),  # billed
+        (responses(status="failed", error={"code": "server_error", "message": "m"}, usage=None), Outcome.RETRYABLE),
         (responses(status="failed", error={"code": "invalid_prompt", "message": "m"}), Outcome.ERROR),
         (responses(status="cancelled"), Outcome.CANCELLED),
-        (responses(status="in_progress"), Outcome.RETRYABLE),
+        (responses(status="in_progress"), Outcome.ERROR),  # what it has made was billed
+        (responses(status="in_progress", usage=None), Outcome.RETRYABLE),
         (responses(), Outcome.ERROR),
         ({"choices": []}, Outcome.ERROR),
         ({}, Outcome.ERROR),

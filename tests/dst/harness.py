@@ -152,7 +152,7 @@ def draw_faults(rng: random.Random, world: World) -> Faults:
         file_gone=rate(0.05, 0.2),
         sizes=sizes,
         counts=counts,
-        files_late_seconds=rate(300.0) if counts else 0.0,
+        files_late_seconds=rate(300.0),
         fence_lost=rate(0.2, 0.5),
         fence_unheard=rate(0.2, 0.5),
         cancel_lost=rate(0.2, 0.5),

@@ -1,0 +1,140 @@
+"""What the provider says too late, or not at all: answers that may be there are waited for, never bought again."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from tests.servers.batches import Ending, failed, fitting, text_of
+from tests.servers.scripted import Request, Wire, gateway, refuse, reply, reset
+from tests.workbench import Workbench
+
+
+def late(bench: Workbench, counts: Any, *, looks: int = 2, also_errors: bool = True) -> None:
+    """The batch is over, and its files are named only `looks` looks later; until then it has these counts."""
+    seen: Counter[str] = Counter()
+
+    def show(view: dict[str, Any]) -> dict[str, Any]:
+        if view["status"] not in ("completed", "expired", "cancelled"):
+            return view
+        seen[view["id"]] += 1
+        if seen[view["id"]] > looks:
+            return view
+        hidden = {"output_file_id": None, "error_file_id": None} if also_errors else {"output_file_id": None}
+        return {**view, **hidden, **({} if counts == "kept" else {"request_counts": counts})}
+
+    bench.server.show = show
+
+
+def bought(bench: Workbench) -> set[int]:
+    """How often the rows were answered."""
+    return set(bench.server.keys.values())
+
+
+@pytest.mark.parametrize(
+    "counts", [None, {"total": 0, "completed": 0, "failed": 0}, "kept"], ids=["no", "zero", "right"]
+)
+def test_11_files_that_are_named_late_are_waited_for_whatever_the_counts_say(bench: Workbench, counts: Any) -> None:
+    late(bench, counts)
+    assert bench.run().exit_code == 0
+    assert bench.server.creates == 1 and bought(bench) == {1}
+
+
+def test_13_the_answers_of_an_expired_batch_are_waited_for_without_counts(bench: Workbench) -> None:
+    bench.rows(6)
+    bench.server.endings = [Ending("expired", answers=4, explain=False), Ending()]
+    late(bench, None)
+    assert bench.run().exit_code == 0
+    assert bench.server.creates == 2 and bought(bench) == {1}
+
+
+def test_21_an_output_file_that_comes_after_the_error_file_is_waited_for(bench: Workbench) -> None:
+    def row(request: dict[str, Any]) -> Any:
+        return failed(request, "invalid_prompt") if text_of(request).endswith("0?") else fitting(request)
+
+    bench.rows(6)
+    bench.server.row = row
+    late(bench, None, also_errors=False)
+    assert bench.run().exit_code == 3
+    assert bench.states() == {"ok": 5, "error": 1}
+    assert bench.server.creates == 1 and bought(bench) == {1}
+
+
+@pytest.mark.parametrize("kind", ["one line less", "one line twice", "one line for nobody"])
+def test_14_a_row_that_the_counts_say_was_answered_is_not_asked_again(bench: Workbench, kind: str) -> None:
+    def arrange(out: list[bytes], errors: list[bytes]) -> tuple[bytes, None]:
+        if kind == "one line less":
+            return b"".join(out[:-1]), None
+        if kind == "one line twice":
+            return b"".join([out[0], out[0], *out[2:]]), None
+        nobody = {**json.loads(out[1]), "custom_id": None}
+        return b"".join([out[0], json.dumps(nobody).encode() + b"\n", *out[2:]]), None
+
+    bench.server.arrange = arrange
+    assert bench.run().exit_code == 3
+    assert bench.states() == {"ok": 2, "missing": 1}
+    assert bench.server.creates == 1 and bought(bench) == {1}
+
+
+@pytest.mark.parametrize("kind", ["a page", "nothing", "the first line"])
+def test_17_a_file_that_is_wrong_for_minutes_is_not_taken_for_what_there_is(bench: Workbench, kind: str) -> None:
+    def first_line(request: Request) -> Wire:
+        return reply(bench.server.normal(request).body.split(b"\n")[0] + b"\n")(request)
+
+    wrong = {"a page": gateway(200), "nothing": reply(b""), "the first line": first_line}[kind]
+    bench.server.on("GET", "/v1/files/*/content", *[wrong] * 8, bench.server.normal)
+    assert bench.run().exit_code == 0
+    assert bench.server.creates == 1 and bought(bench) == {1}
+
+
+def test_03_a_listed_batch_that_nobody_can_be_told_from_proves_no_absence(bench: Workbench) -> None:
+    normal = bench.server.normal
+
+    def nameless(request: Request) -> Wire:
+        document = json.loads(normal(request).body)
+        for entry in document["data"]:
+            entry["input_file_id"] = entry["metadata"] = None
+        return reply(document)(request)
+
+    bench.server.on("GET", "/v1/batches", nameless)
+    bench.server.on("POST", "/v1/batches", bench.server.lost(reset()), normal)
+    outcome = bench.run()
+    assert (outcome.exit_code, outcome.reason) == (75, "parked")
+    assert bench.server.creates == 1
+
+
+NO_ROUTE = {
+    "a gateway's 405": gateway(405),
+    "a framework's 405": reply({"detail": "Method Not Allowed"}, 405),
+    "a framework's 404": reply({"detail": "Not Found"}, 404),
+    "its own 405": refuse(405, None, "no"),
+    "a 501": reply({"detail": "x"}, 501),
+}
+
+
+@pytest.mark.parametrize("answer", [*NO_ROUTE, "a bare list"])
+def test_10_a_list_that_there_is_not_does_not_keep_a_plan_open(bench: Workbench, answer: str) -> None:
+    bench.server.on("GET", "/v1/batches", NO_ROUTE.get(answer) or reply([]))
+    assert bench.run().exit_code == 0
+    assert bench.server.creates == 1 and bench.clock.passed < 900
+
+
+@pytest.mark.parametrize("answer", NO_ROUTE)
+def test_05_a_file_that_cannot_be_deleted_leaves_the_question_to_a_person(bench: Workbench, answer: str) -> None:
+    bench.server.on("POST", "/v1/batches", reset(), bench.server.normal)
+    bench.server.on("DELETE", "/v1/files/*", NO_ROUTE[answer])
+    outcome = bench.run()
+    assert (outcome.exit_code, outcome.reason) == (75, "parked")
+    assert outcome.next_command is not None and "resolve" in outcome.next_command
+    assert bench.clock.passed < 900
+
+
+@pytest.mark.parametrize("answer", NO_ROUTE)
+def test_17_a_size_that_cannot_be_asked_for_does_not_keep_a_plan_open(bench: Workbench, answer: str) -> None:
+    bench.server.on("GET", "/v1/files/*", NO_ROUTE[answer])
+    bench.server.on("GET", "/v1/files/*/content", bench.server.normal)
+    assert bench.run().exit_code == 0
+    assert bench.server.creates == 1 and bought(bench) == {1}
