@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -46,6 +49,9 @@ tokens: off
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.crash.dying"])
+
+REAPING = threading.Lock()
+"""`start` reaps the processes of other threads too; one that two threads reap at once has lost its exit code (255)."""
 
 
 class Server:
@@ -129,8 +135,11 @@ class Project:
         """One process; its exit code, -9 when it killed itself."""
         arguments = (str(self.folder), self.arguments, at, str(log) if log else None, distinct)
         process = PROCESSES.Process(target=dying.main, args=arguments)
-        process.start()
-        process.join(60)
+        with REAPING:
+            process.start()
+        multiprocessing.connection.wait([process.sentinel], 60)
+        with REAPING:
+            process.join(0)
         if process.exitcode is None:
             process.kill()
             process.join()
@@ -226,11 +235,12 @@ def one_shard(folder: Path, server: Server) -> Project:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("stage", ["sending", "making"])
 def test_a_kill_at_any_pair_of_points_loses_nothing_and_buys_nothing_twice(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    stage: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A second process goes on after the first kill, and dies as well, at each of the points that it has before it is
-    done. Points that leave the same behind are one (see `Countdown`): it takes about an hour on two cores.
+    done. Points that leave the same behind are one (see `Countdown`): both stages together take about an hour on two cores.
     """
     log = tmp_path / "counted.log"
     first = Server(tmp_path)
@@ -260,7 +270,10 @@ def test_a_kill_at_any_pair_of_points_loses_nothing_and_buys_nothing_twice(
             sys.stdout.write(f"  point {n} of {len(names)} ({names[n - 1]}): {second - 1} second kills\n")
         shutil.rmtree(folder)
 
-    in_parallel([lambda n=n: killed_at(n) for n in range(1, len(names) + 1)])
+    # The plan's folder gets its name when all of it is there; until then a kill leaves nothing that counts.
+    there = next(n for n, name in enumerate(names, 1) if re.match(r"after replace \d{8}-\d{6}-", name))
+    chosen = range(1, there) if stage == "making" else range(there, len(names) + 1)
+    in_parallel([lambda n=n: killed_at(n) for n in chosen])
     with capfd.disabled():
         sys.stdout.write(f"  {len(pairs):,} pairs of kills: nothing lost, nothing twice\n")
-    assert len(pairs) > 10 * len(names)
+    assert len(pairs) > 5 * len(chosen)
