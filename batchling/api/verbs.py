@@ -25,7 +25,7 @@ from batchling.api.workspace import Workspace, state_name
 from batchling.config import Project
 from batchling.errors import JournalError, LockedError, ProviderError, RefusedError, UsageError
 from batchling.journal import says_finished
-from batchling.ledger import UNSENT, Phase, State
+from batchling.ledger import UNSENT, Phase
 from batchling.prompt import mistakable
 from batchling.runner.folder import PlanFolder
 from batchling.runner.planning import (
@@ -268,7 +268,7 @@ def run_specs(
         nonlocal pruned
         if confirm is not None:
             try:
-                _ask(session.state, threshold, confirm)
+                _ask(session, threshold, confirm)
             except BaseException:  # Ctrl-C at the question too
                 if created:
                     _forget(workspace, session.folder)
@@ -298,17 +298,24 @@ def run_specs(
     return replace(found, warnings=(*found.warnings, *notes)) if notes else found
 
 
-def _ask(state: State, threshold: Decimal, confirm: Confirm) -> None:
+def _ask(session: Session, threshold: Decimal, confirm: Confirm) -> None:
     """Asks before what was never sent is sent."""
-    unsent = [s for s in state.shards.values() if s.current.phase in UNSENT and not s.replanned]
+    unsent = [s for s in session.state.shards.values() if s.current.phase in UNSENT and not s.replanned]
     if not unsent:
         return
-    known = [s.max_usd for s in unsent if s.max_usd is not None]
-    worst = sum(known, Decimal(0)) if len(known) == len(unsent) else None
+    worst: Decimal | None = Decimal(0)
+    repaired = False
+    for shard in unsent:
+        # An answer that does not fit is paid, and so are its repairs.
+        rounds = session.attempts if session.kit(shard).repair is not None else 1
+        repaired = repaired or rounds > 1
+        worst = None if worst is None or shard.max_usd is None else worst + shard.max_usd * rounds
     if worst is not None and worst <= threshold:
         return
     requests = sum(s.rows for s in unsent)
-    what = f"{requests:,} requests in {len(unsent)} batches"
+    what = f"{requests:,} request{'s' * (requests != 1)} in {len(unsent)} batch{'es' * (len(unsent) != 1)}"
+    if repaired:
+        what += ", and repairs of all answers,"
     if not confirm(what, worst):
         cost_text = "a price that is not known" if worst is None else f"up to {worst:.4f} USD"
         raise RefusedError(
@@ -324,7 +331,7 @@ def _asking(workspace: Workspace, confirm: Confirm | None) -> Callable[[Session]
     def ask(session: Session) -> None:
         if confirm is not None and not any(a.intent_at for _, a in session.state.attempts()):
             config = [r["config"]["budget"]["confirm_usd"] for r in session.folder.load(workspace.disk)["runs"]]
-            _ask(session.state, Decimal(str(min(config))), confirm)
+            _ask(session, Decimal(str(min(config))), confirm)
 
     return ask
 

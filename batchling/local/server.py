@@ -14,7 +14,7 @@ from typing import Any, Self
 import uvicorn
 
 from batchling.disk import RealDisk
-from batchling.errors import BatchlingError, ConfigError, LockedError
+from batchling.errors import BatchlingError, ConfigError, DiskError, LockedError
 from batchling.local.app import Service, make_app
 from batchling.local.engines import make_engine
 from batchling.local.options import ServerOptions
@@ -34,7 +34,14 @@ class LocalServer:
 
     def __init__(self, options: ServerOptions):
         self.options = options
-        options.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            options.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise DiskError(
+                f"the server cannot keep its state: {error.strerror}",
+                where=str(options.state_dir),
+                next_command="make the folder writable, or give the server another --state-dir",
+            ) from error
         try:
             self._lock = RealDisk().lock(options.state_dir / "lock")
         except LockedError as error:

@@ -91,7 +91,9 @@ def test_run_asks_before_it_spends_and_no_sends_nothing(
     env = environment(TERM="xterm", OPENAI_API_KEY="none")
     process = started(*at_provider(project, slow_server), *args, env=env, **terminal.streams())
     terminal.read_until("[y/N]", process)
-    assert re.search(r"Send 3 requests in 1 batch(es)? for at most 0\.\d+ USD\?", terminal.seen)
+    assert re.search(
+        r"Send 3 requests in 1 batch(, and repairs of all answers,)? for at most 0\.\d+ USD\?", terminal.seen
+    )
     terminal.type("n\n")
     shown = terminal.read_until(None, process)
     assert process.returncode == 4

@@ -148,7 +148,11 @@ MUTANTS = [
     ),
     Mutant(
         "downloads are not checked",
-        without(gathering, "_fetch", ("if problem is not None:", "problem = None\n    if False:")),
+        without(gathering, "_fetch", ("if problem is not None and", "problem = None\n    if False and")),
+    ),
+    Mutant(
+        "no counts mean no answers",
+        without(gathering, "_files_to_come", ('announced is None if batch.status != "failed" else False', "False")),
     ),
     Mutant(
         "raw files are not fsynced",
@@ -180,7 +184,7 @@ MUTANTS = [
     ),
     Mutant(
         "no second look at the list after settling",
-        without(submission, "settle", ("adopt_from_list(session, kit.lane.group)", "pass")),
+        without(submission, "settle", ("adopt_from_list(session, kit.lane.group)", "True")),
     ),
     Mutant(
         "only the first page of the list",
@@ -219,7 +223,7 @@ MUTANTS = [
     ),
     Mutant(
         "what is in a file that comes late is not waited for",
-        without(gathering, "_files_to_come", ("return bool(announced)", "return False and bool(announced)")),
+        without(gathering, "_files_to_come", ("return bool(to_come)", "return False and bool(announced)")),
     ),
     Mutant(
         "another plan's metadata is taken for ours",

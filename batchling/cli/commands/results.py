@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import itertools
 import json
 import sys
 from collections.abc import Iterator
@@ -102,11 +103,13 @@ def _write_document(shell: Shell, reference: Reference, simulated: bool) -> None
     from batchling.cli.document import plain
     from batchling.results import Results
 
+    records = iter(Results(reference.plan_dir, run_id=reference.run_id))
+    first = next(records, None)  # what is wrong is said before the document begins
     shell.answered = True
     head = {"plan_id": reference.plan_id, "run_id": reference.run_id, "simulated": simulated}
     sys.stdout.write(json.dumps(head, indent=2)[:-2] + ',\n  "records": [')
     separator = "\n    "
-    for record in Results(reference.plan_dir, run_id=reference.run_id):
+    for record in () if first is None else itertools.chain([first], records):
         sys.stdout.write(separator + json.dumps(plain(record)))
         separator = ",\n    "
     sys.stdout.write("\n  ]\n}\n")
