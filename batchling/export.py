@@ -80,7 +80,7 @@ def export(reference: Reference, target: Path | BinaryIO, form: Format) -> int:
         raise UsageError(
             f"{files.plan_id} has no records" + (": its rows were removed" if files.emptied else " yet"),
             where=str(files.path),
-            next_command=f"batchling watch {files.plan_id}",
+            next_command="batchling status" if files.emptied else f"batchling watch {files.plan_id}",
         )
     if not isinstance(target, Path):
         return _write(files, reference.run_id, target, form)

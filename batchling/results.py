@@ -182,7 +182,7 @@ class Results:
             raise UsageError(
                 f"{self.plan_id} has no records: {why}",
                 where=str(self.folder),
-                next_command=f"batchling watch {self.plan_id}",
+                next_command="batchling status" if files.emptied else f"batchling watch {self.plan_id}",
             )
         con = duck.connect(memory_mb=1024)
         con.execute(f"CREATE VIEW results AS {select(files, self.run_id)}")

@@ -110,6 +110,8 @@ class Workspace:
         from batchling.api.kits import decode_cached, recorded
         from batchling.runner.gathering import decode_attempt
 
+        if not folder.data.exists():  # `rm --keep-answers`: its schemas went with its rows
+            return self.refresh(folder, force=True)
         made = recorded(self.disk, folder)
         state = self.state(folder)
         for shard, attempt in state.attempts():

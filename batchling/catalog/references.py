@@ -48,10 +48,9 @@ def resolve(runs: Path, text: str) -> Reference:
     by_run = _run_folders(folders)
     if name in by_run:
         return Reference(by_run[name], name)
-    for folder in reversed(folders):
-        match = _PLAN_ID.match(folder.name)
-        if match and match["experiment"] == name:
-            return Reference(folder)
+    newest = latest(runs, name)
+    if newest is not None:
+        return Reference(newest)
     for folder in reversed(folders):
         if len(name) == 6 and folder.name.endswith("-" + name):
             return Reference(folder)
@@ -69,12 +68,16 @@ def resolve(runs: Path, text: str) -> Reference:
 
 
 def latest(runs: Path, experiment: str | None = None) -> Path | None:
-    """The newest plan's folder, of one experiment or of all; None when there is none."""
-    for folder in reversed(plan_folders(runs)):
-        match = _PLAN_ID.match(folder.name)
-        if experiment is None or (match and match["experiment"] == experiment):
-            return folder
-    return None
+    """The newest plan's folder, of one experiment or of all; None when there is none.
+
+    One whose rows were removed (`rm --keep-answers`) only when there is no other.
+    """
+    found = [
+        folder
+        for folder in reversed(plan_folders(runs))
+        if experiment is None or ((match := _PLAN_ID.match(folder.name)) and match["experiment"] == experiment)
+    ]
+    return next((folder for folder in found if (folder / "data").exists()), found[0] if found else None)
 
 
 def _run_folders(folders: list[Path]) -> dict[str, Path]:

@@ -135,6 +135,18 @@ def test_rm_keeps_answers_for_the_next_run_only_when_asked_to(cli: Cli, ran: str
     assert again.json["reused"] == 3 and again.json["bought"] == 3
 
 
+def test_a_plan_whose_rows_were_removed_is_in_nobodys_way(cli: Cli, project: Path, ran: str) -> None:
+    assert cli("run", "names", "repeats=2").code == 0
+    newest = next(plan for plan in plan_ids(project) if plan != ran)
+    assert cli("rm", newest, "--keep-answers").code == 0
+    answer = cli("results", newest, "--json")
+    assert answer.code == 2 and answer.json["error"]["next_command"] == "batchling status"
+    assert cli("results", "names").code == 0, "the experiment's name means the newest plan that has its rows"
+    answer = cli("doctor", "--rebuild")
+    assert answer.code == 0, answer.err
+    assert cli("run", "names", "repeats=2", "--json").json["bought"] == 0
+
+
 def test_rm_refuses_what_is_not_finished(cli: Cli, project: Path) -> None:
     cli("run", "names", "--detach")
     answer = cli("rm", plan_ids(project)[0])
