@@ -233,7 +233,7 @@ class Staging:
         if simple:
             self.con.execute(
                 "CREATE TEMP VIEW chosen AS SELECT key, d, row_attempt AS attempts, cost,"
-                " CASE WHEN source = 'batch' THEN cost END AS paid, input_tokens, output_tokens FROM response"
+                " CASE WHEN source = 'batch' THEN cost ELSE 0 END AS paid, input_tokens, output_tokens FROM response"
             )
             simple = self._join_lines() == self._one("SELECT count(*) FROM manifest")
             if not simple:
@@ -254,7 +254,7 @@ class Staging:
                          + (least(coalesce(attempt, 0), 255)::BIGINT << 32) + d) AS d,
               max(row_attempt) AS attempts,
               sum(cost)::{MONEY} AS cost,
-              sum(cost) FILTER (source = 'batch')::{MONEY} AS paid,
+              sum(CASE WHEN source = 'batch' THEN cost ELSE 0 END)::{MONEY} AS paid,
               sum(input_tokens)::BIGINT AS input_tokens,
               sum(output_tokens)::BIGINT AS output_tokens
             FROM response LEFT JOIN root ON root.key = response.key

@@ -32,7 +32,7 @@ from batchling.runner.caching import answers, reuse_answers
 from batchling.runner.compiling import CountingSink, FolderSink, Known, Totals, compile_requests
 from batchling.runner.folder import PlanFolder, folders, moment_after
 from batchling.runner.gathering import chunks
-from batchling.runner.points import LanePlan, Point, is_local, make_ready, run_lookup_in, sha256_json
+from batchling.runner.points import LanePlan, Point, make_ready, run_lookup_in, sha256_json
 from batchling.runner.provenance import provenance
 from batchling.runner.shards import read_index
 from batchling.spec import Spec
@@ -61,9 +61,9 @@ class Draft:
 
     @property
     def simulated(self) -> bool:
-        """No model was asked: the embedded server makes the answers up."""
-        kinds = [p.spec.config.provider.engine for p in self.points if is_local(p.spec)]
-        return len(kinds) == len(self.points) and all(engine is not None and engine.kind != "http" for engine in kinds)
+        """No model was asked: the embedded server makes the answers up, in this process or in one of its own."""
+        engines = [p.spec.config.provider.engine for p in self.points]
+        return all(engine is not None and engine.kind != "http" for engine in engines)
 
 
 @dataclass(frozen=True, slots=True)
