@@ -121,7 +121,7 @@ def test_a_plan_that_nobody_confirmed_is_asked_about_before_another_one_drives_i
     with pytest.raises(RefusedError) as caught:
         bench.run(DEAR, confirm=no)
     assert caught.value.exit_code == 4
-    assert [what for what, _ in no.asked] == ["5 requests in 1 batches"]
+    assert [what for what, _ in no.asked] == ["5 requests in 1 batch"]
     assert (bench.server.creates, bench.plans) == (0, [plan]), (
         "the plan that waited is gone, the other one is as it was"
     )
