@@ -67,7 +67,7 @@ def explain(failed: CompositionFailed, composer: Composer, overrides: Sequence[s
         return config_error(found)
     if isinstance(cause, MissingConfigException):
         return _missing_config(cause, composer)
-    if nowhere := re.search(r"Could not override '([^']+)'", str(failed)):
+    if nowhere := re.search(r"(?:Could not override|No earlier Group Default for) '([^']+)'", str(failed)):
         return _nothing_to_override(nowhere[1], composer)
     return ConfigError(_tidy(str(failed)), where=str(composer.experiment.path))
 
