@@ -189,8 +189,6 @@ def compose(
     experiment: str, overrides: Sequence[str] = (), *, project: Project | None = None, config_dir: Path | None = None
 ) -> Composition:
     """See `batchling.config.compose`."""
-    if isinstance(overrides, str):
-        raise ConfigError(f"overrides is a list of texts, got {overrides!r}", next_command=f"write [{overrides!r}]")
     bench = Workbench(experiment, project, config_dir)
     check_overrides(bench.composer, overrides)
     return bench.compose(overrides)

@@ -25,8 +25,10 @@ def check_overrides(composer: Composer, overrides: Sequence[str], *, multirun: b
     """Refuses, before anything is composed, what must not even be repeated or makes no sense here.
 
     Raises:
-        ConfigError: a secret, `_target_`, a key of Hydra's own, a sweep without -m.
+        ConfigError: one text in place of a list, a secret, `_target_`, a key of Hydra's own, a sweep without -m.
     """
+    if isinstance(overrides, str):
+        raise ConfigError(f"overrides is a list of texts, got {overrides!r}", next_command=f"write [{overrides!r}]")
     problems = []
     for text in overrides:
         key = text.partition("=")[0].lstrip("+~")

@@ -44,8 +44,6 @@ def expand(
     config_dir: Path | None,
 ) -> list[Composition]:
     """See `batchling.config.expand`."""
-    if isinstance(overrides, str):
-        raise ConfigError(f"overrides is a list of texts, got {overrides!r}", next_command=f"write [{overrides!r}]")
     bench = Workbench(experiment, project, config_dir)
     check_overrides(bench.composer, overrides, multirun=multirun)
     axes = _axes(bench, overrides)
