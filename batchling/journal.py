@@ -27,13 +27,31 @@ Event = dict[str, Any]
 RESERVE_BYTES = 65_536
 """Kept beside the journal and freed when the disk is full, so that a batch id can always be written."""
 
+_LARGEST = 2**63 - 1
+
 _HEAD = len(b'{"crc":"00000000",')
 
 
 def encode(event: Event) -> bytes:
     """One journal line, newline included."""
-    rest = orjson.dumps(event)[1:]
+    try:
+        rest = orjson.dumps(event)[1:]
+    except TypeError:
+        rest = orjson.dumps(_writable(event))[1:]
     return b'{"crc":"%08x",' % zlib.crc32(rest) + rest + b"\n"
+
+
+def _writable(value: Any) -> Any:
+    """What a provider said, as JSON can hold it: half a surrogate pair becomes U+FFFD, a number without bounds the largest."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, int) and not isinstance(value, bool):
+        return max(-_LARGEST, min(_LARGEST, value))
+    if isinstance(value, dict):
+        return {_writable(str(name)): _writable(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_writable(part) for part in value]
+    return value
 
 
 def decode(line: bytes) -> Event | None:
@@ -133,6 +151,12 @@ class Journal:
         """Unix seconds of the last event; 0 for an empty journal."""
         return float(self.events[-1]["ts"]) if self.events else 0.0
 
+    def line(self, event: Event, *, ts: float) -> Event:
+        """An event as it will be read again once it is appended."""
+        line = decode(encode({"seq": len(self.events) + 1, "ts": round(ts, 3), **event})[:-1])
+        assert line is not None
+        return line
+
     def append(self, events: Iterable[Event], *, ts: float) -> list[Event]:
         """Writes events durably, each with a write and an fsync of its own, and returns them as recorded.
 
@@ -145,7 +169,7 @@ class Journal:
             raise DiskError("the journal could not be written before; start again", where=str(self.path))
         recorded: list[Event] = []
         for event in events:
-            line = {"seq": len(self.events) + 1, "ts": round(ts, 3), **event}
+            line = self.line(event, ts=ts)
             data = encode(line)
             self.broken = True
             try:

@@ -34,6 +34,7 @@ from batchling.runner.folder import PlanFolder, folders, moment_after
 from batchling.runner.gathering import chunks
 from batchling.runner.points import LanePlan, Point, make_ready, run_lookup_in, sha256_json
 from batchling.runner.provenance import provenance
+from batchling.runner.session import write
 from batchling.runner.shards import read_index
 from batchling.spec import Spec
 
@@ -410,7 +411,8 @@ def _create(
         ]
         if shards:
             events.append({"kind": "planned", "shards": shards, "why": "first"})
-        journal.append(events, ts=now)
+        for _ in write(journal, State(), events, ts=now):
+            pass
     finally:
         journal.close()
     target = PlanFolder(runs / name)

@@ -11,7 +11,7 @@ from batchling.ledger import Action, Phase, Shard, limit_of, size_of
 from batchling.models import RowState
 from batchling.runner.reading import Document, retriable, said
 from batchling.runner.session import LaneKit, Session
-from batchling.runner.shards import IndexEntry, ShardWriter, request_lines
+from batchling.runner.shards import IndexEntry, LaneShape, ShardWriter, request_lines
 
 
 def body_of(line: bytes) -> bytes:
@@ -120,26 +120,37 @@ def split(session: Session, action: Action) -> None:
     if shard.input_tokens is None and limit is not None:
         half = min(half, max(1, shard.rows * limit // max(1, size_of(shard))))
     shape = replace(kit.shape, limits=replace(kit.shape.limits, max_tokens=limit, max_requests=half))
+    records = _again_under_new_numbers(session, shard, shape)
+    session.record(*learned, {"kind": "planned", "shards": records, "replaces": [shard.number], "why": "split"})
+
+
+def renew(session: Session, shard: Shard) -> None:
+    """The same requests in a shard of another number, and so in other bytes, where these bytes must not be sent again."""
+    records = _again_under_new_numbers(session, shard, session.kit(shard).shape)
+    session.record({"kind": "planned", "shards": records, "replaces": [shard.number], "why": "file id again"})
+
+
+def _again_under_new_numbers(session: Session, shard: Shard, shape: LaneShape) -> list[dict[str, Any]]:
+    """Writes a shard's requests into new shards; returns what `planned` says of them."""
+    lane = session.kit(shard).lane.number
     writer = ShardWriter(
         session.disk,
         session.folder,
-        {kit.lane.number: shape},
+        {lane: shape},
         first=max(session.state.shards) + 1,
         row_attempt=shard.row_attempt,
         kind=shard.kind,
     )
     try:
-        every = _Everything()
         paths = session.folder.shard(shard.number), session.folder.index(shard.number)
-        for entry, line in request_lines(session.disk, *paths, every):
-            writer.add(
-                kit.lane.number, entry.key, body_of(line), entry.tokens, parent=entry.parent, schema=entry.schema
-            )
+        for entry, line in request_lines(session.disk, *paths, _Everything()):
+            writer.add(lane, entry.key, body_of(line), entry.tokens, parent=entry.parent, schema=entry.schema)
         records = writer.finish()
     except BaseException:
         writer.abandon()
         raise
-    session.record(*learned, {"kind": "planned", "shards": records, "replaces": [shard.number], "why": "split"})
+    # What may have happened of the old one still counts when the next of the new ones is judged.
+    return [{**record, "doubts": shard.presumed} for record in records]
 
 
 class _Everything:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from batchling.clock import Clock
 from batchling.disk import Disk
 from batchling.journal import Journal
-from batchling.ledger import Attempt, Lane, Pace, Phase, Policy, Shard, State, apply
+from batchling.ledger import Attempt, Lane, Pace, Phase, Policy, Shard, State, apply, check
 from batchling.models import Batch, Price
 from batchling.providers import Provider
 from batchling.runner.folder import PlanFolder
@@ -18,6 +18,22 @@ from batchling.runner.judging import Schemas
 from batchling.runner.shards import LaneShape
 
 MAX_BACKOFF_SECONDS = 300.0
+
+
+def write(journal: Journal, state: State, events: Iterable[dict[str, Any]], *, ts: float) -> Iterator[dict[str, Any]]:
+    """The one way into a journal: each event is checked against the state, appended durably, then folded in.
+
+    Args:
+        ts: Unix seconds.
+
+    Raises:
+        InvariantError: one may not follow; it was not written.
+    """
+    for event in events:
+        check(state, journal.line(event, ts=ts))
+        for line in journal.append([event], ts=ts):
+            apply(state, line)
+            yield line
 
 
 class Observer(Protocol):
@@ -69,6 +85,7 @@ class Session:
         batches: the newest that the provider said of each batch (memory only).
         failures: calls that failed in a row.
         missing: file id → Unix seconds of the first 404 in a row, and how many there were.
+        renewed: file id → shards that were written anew because it must not be used again.
     """
 
     disk: Disk
@@ -86,6 +103,7 @@ class Session:
     failures: dict[tuple[str, int, int], int] = field(default_factory=dict)
     quiet_polls: dict[str, int] = field(default_factory=dict)
     missing: dict[str, tuple[float, int]] = field(default_factory=dict)
+    renewed: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.clock.not_before(self.state.ts)
@@ -96,14 +114,32 @@ class Session:
                 self.pace.settling[shard.number, attempt.number] = self.clock.now() - (waited or 0.0)
 
     def record(self, *events: dict[str, Any]) -> None:
-        """Journals events (durably), then applies them."""
-        for event in self.journal.append(events, ts=self.clock.now()):
-            apply(self.state, event)
+        """Journals events (durably) and applies them, one after the other.
+
+        Raises:
+            InvariantError: one may not follow; it is not in the journal, nor is anything after it.
+        """
+        for event in write(self.journal, self.state, events, ts=self.clock.now()):
             self.observer.event(self, event)
 
     def knows(self, batch_id: str) -> bool:
         """The journal has this batch."""
         return batch_id in self.state.batches
+
+    def holder(self, group: str, batch_id: str) -> tuple[int, int] | None:
+        """The (shard, attempt) of a group that has this batch."""
+        for kit in self.kits_of(group):
+            found = self.state.holders.get((kit.lane.number, batch_id))
+            if found is not None:
+                return found
+        return None
+
+    def serves_another(self, file_id: str, shard: Shard, attempt: Attempt) -> bool:
+        """I4, for all lanes of a group: they share the provider's files."""
+        return any(
+            self.state.serves_another(kit.lane.number, file_id, shard.number, attempt.number)
+            for kit in self.kits_of(self.kit(shard).lane.group)
+        )
 
     def shard(self, number: int, attempt: int) -> tuple[Shard, Attempt]:
         shard = self.state.shards[number]
@@ -132,16 +168,31 @@ class Session:
 
 
 def own(batch: Batch, session: Session, group: str) -> tuple[int, int] | None:
-    """The (shard, attempt) that a batch of a group's list belongs to, by its input file or its metadata; None: not ours.
+    """The (shard, attempt) that a batch of a group's list belongs to, by its metadata or its input file; None: not ours,
+    or nothing says which (see `may_be_own`).
 
-    Metadata must agree in the shard's hash as well: somebody else's plan may have the same six characters. An
-    attempt that the journal does not have (it was restored from a copy) counts as the last that it has.
+    Metadata decides where it is there: stores that name files by their bytes, and servers that count from 1 again, give
+    a file id twice, to us and to others. It must agree in the shard's hash as well: somebody else's plan may have the
+    same six characters. An attempt that the journal does not have (it was restored from a copy) counts as the last
+    that it has.
     """
     lanes = [kit.lane.number for kit in session.kits_of(group)]
-    for lane in lanes:
-        found = session.state.files.get((lane, batch.input_file_id or ""))
-        if found is not None:
-            return found
+    marked = batch.metadata.get("batchling_plan")
+    if marked is not None and marked != session.folder.tail:
+        return None
+    return _named(batch, session, lanes) or by_file(batch, session, lanes)
+
+
+def may_be_own(batch: Batch, session: Session, group: str) -> bool:
+    """Nothing says whose it is, or of which of our submissions: so it proves no absence."""
+    if own(batch, session, group) is not None or "batchling_plan" in batch.metadata:
+        return False
+    lanes = [kit.lane.number for kit in session.kits_of(group)]
+    shared = any(session.state.owners(lane, batch.input_file_id or "") for lane in lanes)
+    return shared or not (batch.input_file_id or batch.metadata)
+
+
+def _named(batch: Batch, session: Session, lanes: list[int]) -> tuple[int, int] | None:
     meta = batch.metadata
     if meta.get("batchling_plan") != session.folder.tail:
         return None
@@ -153,6 +204,17 @@ def own(batch: Batch, session: Session, group: str) -> tuple[int, int] | None:
     if shard is None or shard.lane not in lanes or meta.get("batchling_sha256") != shard.sha256 or attempt < 1:
         return None
     return number, min(attempt, len(shard.attempts))
+
+
+def by_file(batch: Batch, session: Session, lanes: Iterable[int]) -> tuple[int, int] | None:
+    """Whose the batch is by its input file alone; None where its id was given for several shards that may all be meant."""
+    owners = [owner for lane in lanes for owner in session.state.owners(lane, batch.input_file_id or "")]
+    if len(owners) > 1:
+        # Those that have a batch already have another: the journal does not know this one.
+        owners = [owner for owner in owners if session.shard(*owner)[1].batch_id is None] or owners
+        if batch.total:
+            owners = [owner for owner in owners if session.state.shards[owner[0]].rows == batch.total]
+    return owners[-1] if len({number for number, _ in owners}) == 1 else None
 
 
 def listing(session: Session, group: str) -> Iterable[Batch]:

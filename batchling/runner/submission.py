@@ -16,8 +16,9 @@ from batchling.errors import (
 )
 from batchling.ledger import Action, Attempt, Phase, Shard
 from batchling.models import Submission
+from batchling.runner import replanning
 from batchling.runner.gathering import give_up, no_such_route
-from batchling.runner.session import Session, listing, own
+from batchling.runner.session import Session, listing, may_be_own, own
 from batchling.runner.shards import chunks
 
 RETRY_SECONDS = 2.0
@@ -25,6 +26,9 @@ RETRY_SECONDS = 2.0
 
 MAX_REFUSALS = 6
 """Refusals in a row that neither a limit nor a file that is not ready explains; then a person is asked."""
+
+MAX_RENEWALS = 2
+"""Times that the id of a deleted file is given for other bytes as well, after which its lane stops."""
 
 REUPLOAD_AFTER = 3
 """Refusals in a row because the input file is not ready, after which it is uploaded again."""
@@ -79,8 +83,36 @@ def upload(session: Session, action: Action) -> None:
             return
         session.backoff("submit", shard.number, attempt.number, error, base=RETRY_SECONDS, what="upload")
         return
+    if session.serves_another(file_id, shard, attempt):
+        _under_other_ids(session, shard, attempt, file_id)
+        return
     session.settled("submit", shard.number, attempt.number)
     session.record({"kind": "uploaded", "shard": shard.number, "attempt": attempt.number, "file_id": file_id})
+
+
+def _under_other_ids(session: Session, shard: Shard, attempt: Attempt, file_id: str) -> None:
+    """I4: a store that names files by their bytes gave the id of a file that was deleted to hold off a lost create.
+
+    As long as the file is there again, that create could go through after all. So it is deleted once more, and the rows
+    go into a shard of another number: their custom_ids carry it, so the bytes differ, and with them the file's id.
+    """
+    try:
+        if not session.kit(shard).provider.fence(file_id):
+            raise CallUnavailable(f"input file {file_id} could not be deleted again")
+    except CallError as error:
+        session.backoff("submit", shard.number, attempt.number, error, base=RETRY_SECONDS, what="upload")
+        return
+    session.settled("submit", shard.number, attempt.number)
+    session.renewed[file_id] = session.renewed.get(file_id, 0) + 1
+    if session.renewed[file_id] > MAX_RENEWALS:
+        message = (
+            f"the provider gives one upload after the other the id {file_id}, with which an earlier submission may still "
+            "arrive: sent again, it could be paid twice"
+        )
+        refusal = {"status": None, "code": "file_id_again", "message": message, "refusals": 0, "fatal": True}
+        session.record({"kind": "rejected", "shard": shard.number, "attempt": attempt.number, **refusal})
+        return
+    replanning.renew(session, shard)
 
 
 def send(session: Session, action: Action) -> None:
@@ -109,6 +141,9 @@ def create(session: Session, action: Action) -> None:
     shard, attempt = session.shard(action.shard, action.attempt)
     kit = session.kit(shard)
     assert attempt.file_id is not None
+    if session.serves_another(attempt.file_id, shard, attempt):
+        _under_other_ids(session, shard, attempt, attempt.file_id)
+        return
     session.record(
         {"kind": "create_intent", "shard": shard.number, "attempt": attempt.number, "file_id": attempt.file_id}
     )
@@ -122,6 +157,15 @@ def create(session: Session, action: Action) -> None:
         session.observer.trouble(session, "create", error, 0.0)
         return
     session.settled("submit", shard.number, attempt.number)
+    holder = session.holder(kit.lane.group, batch.id)
+    if holder is not None:
+        # I8: it was made, but what the provider shows under this id may be either; nothing takes the place of the other.
+        why = (
+            f"the provider gave it the id {batch.id}, which is the one of shard {holder[0]} already; see in its dashboard"
+            " whether it made this batch"
+        )
+        session.record({"kind": "parked", "shard": shard.number, "attempt": attempt.number, "why": why})
+        return
     session.record(
         {"kind": "created", "shard": shard.number, "attempt": attempt.number, "batch_id": batch.id, "adopted": False}
     )
@@ -177,7 +221,7 @@ def adopt_from_list(session: Session, group: str) -> bool:
             continue
         mine = own(batch, session, group)
         if mine is None:
-            clear = clear and bool(batch.input_file_id or batch.metadata)
+            clear = clear and not may_be_own(batch, session, group)
             continue
         shard, attempt = session.shard(*mine)
         if attempt.batch_id is not None:
@@ -237,7 +281,7 @@ def settle(session: Session, action: Action) -> None:
     if attempt.phase is not Phase.FENCED:
         return
     # All that was taken for absent may have happened after all, so what may be sent again is bounded for the shard.
-    presumed = sum(1 for a in shard.attempts if a.presumed) + 1
+    presumed = shard.presumed + 1
     cheap = shard.max_usd is not None and shard.max_usd * presumed <= session.policy.resubmit_usd
     kind = "absent" if clear and cheap and presumed < UNKNOWN_FATES else "parked"
     session.record({"kind": kind, "shard": shard.number, "attempt": attempt.number})
