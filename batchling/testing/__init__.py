@@ -10,6 +10,7 @@ from batchling.testing.chaos import Chaos, Killed, Overrun
 from batchling.testing.clock import SimClock, SimTime
 from batchling.testing.disk import SimDisk
 from batchling.testing.faults import Faults
+from batchling.testing.lies import Lie
 from batchling.testing.provider import SimProvider
 from batchling.testing.server import Run, SimBatch, SimServer
 
@@ -17,6 +18,7 @@ __all__ = [
     "Chaos",
     "Faults",
     "Killed",
+    "Lie",
     "Overrun",
     "Run",
     "SimBatch",

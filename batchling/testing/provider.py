@@ -114,13 +114,14 @@ class SimProvider:
             raise CallUnavailable("bad gateway", status=self.chaos.rng.choice((None, 429, 502, 503)))
 
     def _batch(self, batch_id: str) -> SimBatch:
-        if batch_id not in self.server.batches:
+        batch = self.server.batches.get(self.server.real(batch_id))
+        if batch is None or self.server.forgotten(batch):
             raise CallNotFound("no such batch", status=404)
-        return self.server.batches[batch_id]
+        return batch
 
     def poll(self, batch_id: str) -> Batch:
         self._read("poll", batch_id)
-        return self.server.view(self._batch(batch_id))
+        return self.server.asked(self._batch(batch_id))
 
     def cancel(self, batch_id: str) -> Batch:
         self._call("cancel", batch_id)
@@ -133,19 +134,18 @@ class SimProvider:
         self.chaos.step(f"cancelled {batch_id}")
         if not heard:
             raise CallRefused("the batch is over", status=400, code="invalid_request_error")
-        return self.server.view(batch)
+        return self.server.asked(batch)
 
     def find(self, since: float, *, page_size: int = 100, limit_pages: int = 1000) -> Iterator[Batch]:
         self._list_page("list", 0)
-        server = self.server
-        shown = [b for b in server.batches.values() if b.visible_at <= server.time.now]
-        shown.sort(key=lambda b: (b.created_at, b.id), reverse=True)
-        for start in range(0, len(shown), PAGE_SIZE):
+        shown = list(self.server.rows())
+        size = page_size if self.server.strangers else PAGE_SIZE
+        for start in range(0, len(shown), size):
             if start:
                 self._list_page("list page", start)
-            page = shown[start : start + PAGE_SIZE]
-            yield from [server.view(batch) for batch in page]
-            if page[-1].created_at < since - 3600.0:
+            page = shown[start : start + size]
+            yield from [row for _, row in page]
+            if page[-1][0] < since - 3600.0:
                 return
 
     def _list_page(self, name: str, start: int) -> None:
@@ -172,7 +172,7 @@ class SimProvider:
 
     def fetch(self, file_id: str, sink: BinaryIO) -> int:
         self._read("fetch", file_id)
-        content = self.server.files.get(file_id)
+        content = self.server.file(file_id)
         if content is None:
             raise CallNotFound("no such file", status=404)
         if self.chaos.fault("download cut", self.server.faults.download_cut):
@@ -191,17 +191,19 @@ class SimProvider:
 
     def file_bytes(self, file_id: str) -> int | None:
         self._read("file", file_id)
-        if file_id not in self.server.files:
+        server = self.server
+        if server.file(file_id) is None or server.told("file: size not known", server.real(file_id), server.time.now):
             raise CallNotFound("no such file", status=404)
-        size = self.server.sizes.get(file_id, len(self.server.files[file_id]))
-        return size if self.server.faults.sizes else None
+        if server.told("file: size cannot be read", server.real(file_id), server.time.now):
+            raise CallUnavailable("internal server error", status=500)
+        return server.stated_bytes(file_id) if server.faults.sizes else None
 
     def fence(self, file_id: str) -> bool:
         self._call("delete", file_id)
         if self.chaos.fault("delete lost", self.server.faults.fence_lost):
             raise CallUnavailable("timeout")
-        self.server.files.pop(file_id, None)
-        self.server.deleted.add(file_id)
+        self.server.files.pop(self.server.real(file_id), None)
+        self.server.deleted.add(self.server.real(file_id))
         self.chaos.step(f"deleted {file_id}")
         if self.chaos.fault("delete unheard", self.server.faults.fence_unheard):
             raise CallUnavailable("timeout")

@@ -6,20 +6,25 @@ each time that a request was run, with what it was answered and whether it was b
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from batchling.models import KEY_LENGTH, Batch, BatchError, Outcome
 from batchling.testing.clock import SimTime
 from batchling.testing.faults import Faults
+from batchling.testing.lies import BATCH, NAMELESS, ROW, UNMARKED, Lie
 
 ANSWER_TOKENS = 5
 """Output tokens of each answer."""
 
 VALIDATING_SECONDS = 30.0
+
+ALIAS = "enc-"
+"""How an id begins that a gateway made of another."""
 
 BILLED = frozenset({Outcome.OK, Outcome.REFUSED, Outcome.TRUNCATED, Outcome.FILTERED})
 """Outcomes that are billed: the model has answered."""
@@ -69,6 +74,7 @@ class SimBatch:
     output_file_id: str | None = None
     error_file_id: str | None = None
     filed_at: float = 0.0
+    ended_at: float | None = None
     errors: tuple[BatchError, ...] = ()
     answered: int = 0
     failed: int = 0
@@ -84,6 +90,28 @@ class SimBatch:
 
 
 @dataclass(slots=True)
+class _About:
+    """A batch that is lied about."""
+
+    server: SimServer
+    batch: SimBatch
+    rng: random.Random
+
+    @property
+    def over(self) -> bool:
+        return self.batch.over
+
+    def alias(self, name: str) -> str:
+        return name if name.startswith(ALIAS) else ALIAS + name.encode().hex()
+
+    def somebody_elses(self) -> str:
+        others = sorted(b.file_id for b in self.server.batches.values() if b.created_at < self.batch.created_at)
+        return (
+            self.rng.choice(others) if others and self.rng.random() < 0.5 else f"file-of-{self.rng.getrandbits(32):08x}"
+        )
+
+
+@dataclass(slots=True)
 class SimServer:
     """One simulated provider.
 
@@ -92,16 +120,24 @@ class SimServer:
         seed: the same seed, and the same calls, give the same answers.
         faults: how badly it behaves; may be changed at any time.
         tokens: prompt tokens of a request's body.
+        lies: what it says that is not so.
+        strangers: rows of other people that its list always has.
+        ids: how files are named: `new` (no id twice), `content` (equal bytes, equal id) or `counter` (the number of a
+            deleted file is given to the next one).
     """
 
     time: SimTime
     seed: str
     faults: Faults = field(default_factory=Faults)
     tokens: Callable[[dict[str, Any]], int] = lambda body: 10
+    lies: tuple[Lie, ...] = ()
+    strangers: int = 0
+    ids: str = "new"
     files: dict[str, bytes] = field(default_factory=dict)
     deleted: set[str] = field(default_factory=set)
     damaged: set[str] = field(default_factory=set)
     sizes: dict[str, int] = field(default_factory=dict)
+    written: dict[str, float] = field(default_factory=dict)
     batches: dict[str, SimBatch] = field(default_factory=dict)
     runs: list[Run] = field(default_factory=list)
     rng: random.Random = field(init=False)
@@ -144,8 +180,15 @@ class SimServer:
                 batch.status = "in_progress" if running else "validating"
 
     def store(self, content: bytes) -> str:
-        file_id = f"file-{self._mark}{self.number():06d}"
+        if self.ids == "content":
+            file_id = f"file-{hashlib.sha256(content).hexdigest()[:16]}"
+        elif self.ids == "counter":
+            number = next(n for n in range(1, len(self.files) + 2) if f"file-{n}" not in self.files)
+            file_id = f"file-{number}"
+        else:
+            file_id = f"file-{self._mark}{self.number():06d}"
         self.files[file_id] = content
+        self.deleted.discard(file_id)
         return file_id
 
     def make(
@@ -210,8 +253,114 @@ class SimServer:
             batch.status = "cancelling"
         return True
 
+    def real(self, name: str) -> str:
+        """The id that an alias stands for; any other id as it is."""
+        if name.startswith(ALIAS):
+            try:
+                return bytes.fromhex(name.removeprefix(ALIAS)).decode()
+            except ValueError:
+                return name
+        return name
+
+    def told(self, what: str, subject: str, since: float, *, delay: float = 0.0) -> random.Random | None:
+        """Whether a lie is told of something now: then a source of randomness that is its own; None: it is not.
+
+        Args:
+            since: Unix seconds from which its time counts; it begins up to `delay` seconds later.
+        """
+        for lie in self.lies:
+            if lie.what == what:
+                rng = random.Random(f"{self.seed}/{what}/{subject}")
+                begins = since + rng.random() * delay
+                if rng.random() < lie.share and begins <= self.time.now < begins + lie.seconds:
+                    return rng
+        return None
+
+    def forgotten(self, batch: SimBatch) -> bool:
+        """Whether a GET of it is answered 404 now."""
+        return self.told("forgets a batch", batch.id, batch.created_at, delay=7_200.0) is not None
+
+    def hidden(self, batch: SimBatch) -> bool:
+        """Whether the list leaves it out now."""
+        return (
+            batch.visible_at > self.time.now
+            or self.told("forgets it in the list", batch.id, batch.visible_at, delay=7_200.0) is not None
+            or self.told("the list is empty", str(self.time.now // 7_200.0), self.time.now // 7_200.0 * 7_200.0)
+            is not None
+        )
+
+    def unshown(self, batch: SimBatch) -> bool:
+        """Whether the list does not show a batch as what it is: it is left out, or its row says neither file nor marker."""
+        row = self._row(batch)
+        file_known = row.input_file_id == batch.file_id
+        return self.hidden(batch) or not (file_known or row.metadata == batch.metadata)
+
+    def asked(self, batch: SimBatch) -> Batch:
+        """What a GET of it says: the truth, as far as the provider's lies leave it."""
+        said = self.view(batch)
+        for what, telling in BATCH.items():
+            rng = self.told(what, batch.id, batch.ended_at or batch.created_at)
+            if rng is not None:
+                said = telling(said, _About(self, batch, rng))
+        return said
+
+    def rows(self) -> Iterator[tuple[float, Batch]]:
+        """The list, newest first: when each batch was made, and what its row says of it."""
+        found: list[tuple[float, str, SimBatch | None]] = [
+            (batch.created_at, batch.id, batch) for batch in self.batches.values() if not self.hidden(batch)
+        ]
+        for number in range(self.strangers):
+            found.append((self.time.now - 40.0 * number, f"batch_of_others_{number:05d}", None))
+        for created_at, name, batch in sorted(found, key=lambda row: row[:2], reverse=True):
+            if batch is None:
+                yield created_at, Batch(name, "completed", f"file-{name}", f"file-out-{name}", None, created_at, {})
+                continue
+            row = self._row(batch)
+            yield created_at, row
+            if self.told("row: twice", batch.id, batch.created_at) is not None:
+                yield created_at, row
+
+    def _row(self, batch: SimBatch) -> Batch:
+        said = self.view(batch)
+        nameless = False
+        for what, telling in ROW.items():
+            rng = self.told(what, batch.id, batch.ended_at or batch.created_at)
+            if rng is None or (nameless and what in UNMARKED):
+                continue
+            nameless = nameless or what in NAMELESS
+            said = telling(said, _About(self, batch, rng))
+        return said
+
+    def file(self, file_id: str) -> bytes | None:
+        """What is in a file now; None: it is not there."""
+        file_id = self.real(file_id)
+        content = self.files.get(file_id)
+        written = self.written.get(file_id)
+        if content is None or written is None:
+            return content
+        if self.told("forgets a file", file_id, written, delay=600.0) is not None:
+            return None
+        rng = self.told("file: fills late", file_id, written)
+        if rng is None:
+            return content
+        lines = content.splitlines(keepends=True)
+        return b"".join(lines[: rng.randrange(len(lines) + 1)])
+
+    def stated_bytes(self, file_id: str) -> int | None:
+        """What it says that the size of a file is; None: it says that it knows none."""
+        file_id = self.real(file_id)
+        size = self.sizes.get(file_id, len(self.file(file_id) or b""))
+        written = self.written.get(file_id, 0.0)
+        if self.told("file: size of zero", file_id, written):
+            return 0
+        if self.told("file: one byte more", file_id, written):
+            return size + 1
+        if self.told("file: much larger", file_id, written):
+            return size * 3 + 100
+        return size
+
     def view(self, batch: SimBatch) -> Batch:
-        """What the provider says of a batch."""
+        """The truth about a batch, as far as the provider tells it."""
         counts = self.faults.counts and batch.over
         filed = self.time.now >= batch.filed_at
         return Batch(
@@ -229,6 +378,7 @@ class SimServer:
         )
 
     def _end(self, batch: SimBatch) -> None:
+        batch.ended_at = batch.ends_at
         if not batch.ours:
             batch.status = "completed"
             return
@@ -287,6 +437,9 @@ class SimServer:
         if errors:
             batch.error_file_id = self.store(b"".join(errors))
         batch.filed_at = self.time.now + rng.random() * faults.files_late_seconds
+        for file_id in (batch.output_file_id, batch.error_file_id):
+            if file_id is not None:
+                self.written[file_id] = batch.filed_at
 
     def _damage(self, file_id: str) -> None:
         """The provider itself may lose an answer that it has billed."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -30,7 +31,8 @@ from batchling.runner import loop, resolving
 from batchling.runner.folder import PlanFolder
 from batchling.runner.session import LaneKit, Session
 from batchling.runner.shards import LaneShape, ShardWriter
-from batchling.testing import Chaos, Faults, Killed, Overrun, SimClock, SimDisk, SimProvider, SimServer, SimTime
+from batchling.testing import Chaos, Faults, Killed, Lie, Overrun, SimClock, SimDisk, SimProvider, SimServer, SimTime
+from batchling.testing.lies import BATCH, FILE, FOR_A_TIME, LAPSES, ROW
 
 SETTLE = 900.0
 TOKENS = 10
@@ -50,6 +52,7 @@ class World:
         twice_by_gateway: one request may be sent on twice, by somebody between us and the provider.
         wrong_clocks: each process's clock is wrong in its own way, and replies are often lost.
         lanes: how many lanes (provider, endpoint and model) a plan has; a sweep over models and providers has many.
+        lies: what is said that is not so: in the `list`, of a `batch` and its files, or by `forget`ting them.
     """
 
     name: str
@@ -60,6 +63,7 @@ class World:
     twice_by_gateway: float = 0.0
     wrong_clocks: bool = False
     lanes: tuple[int, ...] = (1, 1, 2)
+    lies: tuple[str, ...] = ()
 
 
 WORLDS = {
@@ -72,6 +76,11 @@ WORLDS = {
         World("clocks", lag=800.0, late=800.0, wrong_clocks=True),
         World("sweep", lag=800.0, late=20 * 3600.0, lanes=(3, 4, 6)),
         World("gateway", lag=800.0, late=800.0, once=False, twice_by_gateway=0.3),
+        World("lying-list", lag=800.0, late=20 * 3600.0, lanes=(1, 2, 3), lies=("list",)),
+        World("lying-batch", lag=800.0, late=20 * 3600.0, lies=("batch", "file")),
+        World("liar", lag=800.0, late=20 * 3600.0, lanes=(1, 2, 3), lies=("list", "batch", "file")),
+        World("forgetful", lag=800.0, late=20 * 3600.0, resubmit_usd=Decimal(0), lies=("forget",)),
+        World("same-ids", lag=800.0, late=800.0, lies=("ids",)),
     )
 }
 
@@ -178,6 +187,47 @@ def draw_faults(rng: random.Random, world: World) -> Faults:
     )
 
 
+def draw_lies(rng: random.Random, world: World, faults: Faults) -> tuple[Lie, ...]:
+    """A few lies, each told of some batches or of all, for minutes, hours or ever."""
+    lies: list[Lie] = []
+    for kind in world.lies:
+        names = {
+            "list": [*ROW, "row: twice"],
+            "batch": list(BATCH),
+            "file": list(FILE),
+            "forget": list(LAPSES),
+        }.get(kind)
+        if names is None:
+            continue
+        for what in rng.sample(names, rng.randint(1, 3)):
+            seconds = rng.choice((60.0, 1_500.0, 6 * 3600.0, math.inf, math.inf))
+            if what in FOR_A_TIME or what == "forgets a file":  # less than the time that a download is waited for
+                seconds = rng.choice((60.0, 600.0, 1_500.0))
+            elif kind == "forget":
+                seconds = rng.choice((600.0, 3_600.0, 6 * 3600.0, 30 * 3600.0))
+            lies.append(Lie(what, rng.choice((0.3, 0.7, 1.0)), seconds))
+    told = {lie.what for lie in lies}
+    if "file: fills late" in told:
+        # Where nothing says how much there is to come, what has not come yet looks like what was never answered.
+        if not faults.counts:
+            lies = [lie for lie in lies if lie.what != "file: fills late"]
+        else:
+            lies = [lie for lie in lies if lie.what not in HIDE_COUNTS]
+    if told & {"batch: no file", "batch: somebody else's file"}:
+        lies = [lie for lie in lies if "metadata" not in lie.what]
+    if told & {"row: no file", "row: somebody else's file", "row: every id is an alias"}:
+        lies = [lie for lie in lies if lie.what not in ("batch: no metadata", "batch: somebody else's metadata")]
+    return tuple(lies)
+
+
+HIDE_COUNTS = {
+    "batch: no counts",
+    "batch: counts of zero",
+    "batch: nothing completed",
+    "batch: fewer completed than there are",
+}
+
+
 class Schedule:
     """A plan's life under one seed."""
 
@@ -223,6 +273,13 @@ class Schedule:
             )
             for group in groups
         }
+        if world.lies:
+            for server in self.servers.values():
+                server.lies = draw_lies(rng, world, self.faults)
+                if "list" in world.lies and rng.random() < 0.05:
+                    server.strangers = 2_000
+                if "ids" in world.lies:
+                    server.ids = rng.choice(("content", "counter"))
         self.parsed: tuple[bytes, list[dict[str, Any]]] = (b"", [])
         scale = rng.choice((1.0, 1.0, 8.0))
         self.price = Price(1000.0 * scale, 10_000.0 * scale)
@@ -428,7 +485,8 @@ class Schedule:
             while server.on_its_way:
                 self.time.pass_by(3600.0)
                 server.catch_up()
-            made = [b for b in server.batches.values() if b.file_id == attempt.file_id and not session.knows(b.id)]
+            known = {self._real(batch_id) for batch_id in session.state.batches}
+            made = [b for b in server.batches.values() if b.file_id == attempt.file_id and b.id not in known]
             listed = self.lanes[shard.lane].can_list
             try:
                 if attempt.phase is not Phase.PARKED:
@@ -476,11 +534,24 @@ class Schedule:
                 raise Broken(f"I2: a create with {subject} left before its intent was on disk")
             if subject in self.servers[group].deleted:
                 raise Broken(f"I4: fenced file {subject} is used again")
+        if name == "cancel":
+            self._check_cancel(events, self._real(subject))
         witness = self.connections[group]
         if witness.owed is not None:
             if not any(e["kind"] == "created" and e["batch_id"] == witness.owed for e in events):
                 raise Broken(f"batch {witness.owed} was not recorded before {name}")
             witness.owed = None
+
+    def _check_cancel(self, events: list[dict[str, Any]], batch_id: str) -> None:
+        """Only what a person gave up, and a second batch of one submission, may be cancelled."""
+        state = replay(events)
+        if state.cancel_requested:
+            return
+        for shard, attempt in state.attempts():
+            if self._real(attempt.batch_id or "") == batch_id and not shard.unwanted and not shard.replanned:
+                others = [a for a in shard.attempts if a is not attempt and a.batch_id is not None]
+                if not any(self._real(a.batch_id or "") != batch_id for a in others):
+                    raise Broken(f"lost: {batch_id} is cancelled, the only batch of shard {shard.number}")
 
     # What must hold.
 
@@ -488,9 +559,14 @@ class Schedule:
         known: set[str] = set()
         for _, attempt in state.attempts():
             if attempt.batch_id is not None:
-                if attempt.batch_id in known:
-                    raise Broken(f"batch {attempt.batch_id} is in the journal twice")
-                known.add(attempt.batch_id)
+                batch_id = self._real(attempt.batch_id)
+                if batch_id in known:
+                    raise Broken(f"batch {batch_id} is in the journal twice")
+                known.add(batch_id)
+
+    def _real(self, batch_id: str) -> str:
+        """The batch that an id names, whatever alias it is."""
+        return next(iter(self.servers.values())).real(batch_id)
 
     def _billed(self) -> dict[str, list[Any]]:
         billed: dict[str, list[Any]] = {}
@@ -519,13 +595,14 @@ class Schedule:
 
     def _check_finished(self, session: Session) -> None:
         """I3 at the moment of the last look at each provider: what the list showed of ours is in the journal."""
+        known = {self._real(batch_id) for batch_id in session.state.batches}
         for lane in self.lanes:
             server = self.servers[lane.group]
             # The looks at several providers follow each other, with pauses where a list fails.
             ago = session.clock.now() - session.pace.audits.get(lane.group, session.clock.now())
             for batch in server.batches.values():
                 late = batch.visible_at > self.time.now - ago - 120.0
-                if batch.ours and not session.knows(batch.id) and lane.can_list and not late:
+                if batch.ours and batch.id not in known and lane.can_list and not late and not server.unshown(batch):
                     raise Broken(f"I3: finished, and batch {batch.id} of ours is not in the journal")
 
     def _check_end(self) -> None:
@@ -549,12 +626,12 @@ class Schedule:
                 document = orjson.loads(text)
                 self._check_document(
                     document,
-                    truth.get((attempt.batch_id or "", document["key"])),
-                    self._unsure(state, attempt.batch_id or ""),
+                    truth.get((self._real(attempt.batch_id or ""), document["key"])),
+                    self._unsure(state, self._real(attempt.batch_id or "")),
                 )
                 answers.setdefault(document["parent_key"] or document["key"], []).append(document)
         # A paid answer is never dropped.
-        known = {a.batch_id for _, a in state.attempts() if a.batch_id}
+        known = {self._real(a.batch_id) for _, a in state.attempts() if a.batch_id}
         for key, runs in self._billed().items():
             for run in runs:
                 if run.batch_id in known:
@@ -584,7 +661,10 @@ class Schedule:
     def _unsure(self, state: State, batch_id: str) -> bool:
         """The provider has billed answers of this batch that it does not give, and the journal knows of it."""
         damaged = {file_id for server in self.servers.values() for file_id in server.damaged}
-        return any(a.batch_id == batch_id and a.unsure and a.output_file_id in damaged for _, a in state.attempts())
+        return any(
+            self._real(a.batch_id or "") == batch_id and a.unsure and self._real(a.output_file_id or "") in damaged
+            for _, a in state.attempts()
+        )
 
     def _check_document(self, document: dict[str, Any], run: Any, unsure: bool) -> None:
         """The row's state is what the provider did with it."""
