@@ -7,8 +7,7 @@ brace too, is literal, so JSON and LaTeX need no escaping:
     {{name}}                                 the text {name}
     {{{name}}}                               the value between braces, as in str.format
 
-`jinja` is Jinja in its sandbox, for prompts with logic. It runs without what would make two
-renderings differ (`random`, `lipsum`) and without templates that live elsewhere (`include`).
+`jinja` is Jinja in its sandbox, for prompts with logic: see `batchling.sandbox`.
 
 Values are data: they are never templates and never rendered again.
 """
@@ -151,7 +150,9 @@ def compile_prompt(messages: Sequence[tuple[str, str]], engine: Engine, columns:
                 used.update((part.column, None) for part in parts if isinstance(part, Slot))
                 templates.append(Template(role, parts))
             else:
-                render, names = _compile_jinja(text, columns, where)
+                from batchling.sandbox import compile_template  # Jinja takes a while to import
+
+                render, names = compile_template(text, columns, where)
                 used.update((name, None) for name in names)
                 templates.append(Template(role, None, render))
         except PromptError as error:
@@ -239,53 +240,18 @@ def _slot(name: str, columns: Sequence[str], where: str) -> Slot:
         return Slot(name, name)
     column = re.split(r"[.\[]", name, maxsplit=1)[0]
     if column not in columns:
-        raise _unknown(column, columns, f"{{{name}}}", where, f"for the text {{{name}}} itself write {{{{{name}}}}}")
+        raise unknown_column(
+            column, columns, f"{{{name}}}", where, f"for the text {{{name}}} itself write {{{{{name}}}}}"
+        )
     path = tuple(field or int(index) for field, index in _STEP.findall(name[len(column) :]))
     return Slot(name, column, path)
 
 
-def _unknown(name: str, columns: Sequence[str], shown: str, where: str, hint: str) -> PromptError:
+def unknown_column(name: str, columns: Sequence[str], shown: str, where: str, hint: str) -> PromptError:
+    """The error of a template that names a column there is not, with the nearest that there is."""
     near = get_close_matches(name, columns, n=1)
     guess = f"; did you mean `{near[0]}`?" if near else "."
     listed = ", ".join(columns[:40]) + (f" and {len(columns) - 40} more" if len(columns) > 40 else "")
     return PromptError(
         f"{shown}: there is no column `{name}`{guess} Columns: {listed or 'none'}", where=where, next_command=hint
     )
-
-
-def _compile_jinja(
-    text: str, columns: Sequence[str], where: str
-) -> tuple[Callable[[Mapping[str, Any]], str], list[str]]:
-    from jinja2 import StrictUndefined, TemplateError, meta
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    env = ImmutableSandboxedEnvironment(
-        undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True, finalize=value_text
-    )
-    del env.filters["random"]
-    for name in {"lipsum", *columns} & env.globals.keys():  # a column wins over a built-in function
-        del env.globals[name]
-    try:
-        tree = env.parse(text)
-        if next(iter(meta.find_referenced_templates(tree)), "") != "":
-            raise PromptError("include, import and extends are not available: a message is one template", where=where)
-        names = sorted(meta.find_undeclared_variables(tree))
-        for name in names:
-            if name not in columns:
-                raise _unknown(
-                    name, columns, f"jinja variable `{name}`", where, "set it with {% set %} or fix the name"
-                )
-        template = env.from_string(text)
-    except TemplateError as error:
-        line = getattr(error, "lineno", None)
-        raise PromptError(f"jinja: {error}", where=f"{where}, line {line}" if line else where) from error
-
-    def render(row: Mapping[str, Any]) -> str:
-        try:
-            return template.render({name: row[name] for name in names})
-        except RenderError:
-            raise
-        except Exception as error:  # a template is code: any exception is this row's, never the plan's
-            raise RenderError(f"jinja: {type(error).__name__}: {error}") from error
-
-    return render, names

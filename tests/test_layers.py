@@ -14,7 +14,19 @@ LAYERS: list[tuple[str, set[str]]] = [
     ("base", {"errors", "models", "spec"}),
     (
         "pure",
-        {"prompt", "request", "schema", "packing", "ledger", "collect", "cost", "metrics", "comparison", "printable"},
+        {
+            "prompt",
+            "sandbox",
+            "request",
+            "schema",
+            "packing",
+            "ledger",
+            "collect",
+            "cost",
+            "metrics",
+            "comparison",
+            "printable",
+        },
     ),
     (
         "edges",
@@ -37,7 +49,7 @@ DOORS = {
     "uvicorn": {"local"},
     "genai_prices": {"cost"},
     "jsonschema_rs": {"schema"},
-    "jinja2": {"prompt"},
+    "jinja2": {"sandbox"},
 }
 
 IMPURE = {"os", "io", "time", "random", "socket", "subprocess", "tempfile", "shutil", "threading", "urllib", "http"}
