@@ -11,7 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from batchling.api.kits import decode_cached, kits, recorded
+from batchling.api.kits import decode_cached, kits, offline_kits, recorded
 from batchling.api.outcome import MetricValue, Outcome, RunReport
 from batchling.api.workspace import Workspace, state_name
 from batchling.catalog.rows import Refreshed
@@ -21,7 +21,7 @@ from batchling.ledger import UNRESOLVED, UNSENT, Pace, Policy, State, replay
 from batchling.runner.awaiting import take_over
 from batchling.runner.folder import PlanFolder, awaited_plan
 from batchling.runner.loop import Steps, drive, steps
-from batchling.runner.session import Observer, Session, Silent
+from batchling.runner.session import LaneKit, Observer, Session, Silent
 
 REFRESH_SECONDS = 30.0
 """The catalog follows a plan that is being waited for at most this often."""
@@ -92,9 +92,17 @@ def _log(folder: PlanFolder) -> Iterator[logging.Logger]:
 
 @contextmanager
 def opened(
-    workspace: Workspace, folder: PlanFolder, *, allow: Allowance | None = None, observer: Observer | None = None
+    workspace: Workspace,
+    folder: PlanFolder,
+    *,
+    allow: Allowance | None = None,
+    observer: Observer | None = None,
+    alone: bool = False,
 ) -> Iterator[Session]:
     """Holds a plan: its lock, its journal, its connections.
+
+    Args:
+        alone: without connections, so that it works whatever the provider says, and without a key.
 
     Raises:
         LockedError: another process holds it.
@@ -120,7 +128,9 @@ def opened(
         log = stack.enter_context(_log(folder))
         connections = stack.enter_context(ExitStack())
         decode_cached(disk, made)
-        lanes = kits(made, connections) if not state.finished else ()
+        lanes: tuple[LaneKit, ...] = ()
+        if not state.finished:
+            lanes = offline_kits(made) if alone else kits(made, connections)
         budgets = [
             r["config"]["budget"]["usd"] for r in made.document["runs"] if r["config"]["budget"]["usd"] is not None
         ]
@@ -143,7 +153,7 @@ def opened(
             observer=_Watcher(workspace, observer or Silent(), log),
             pace=Pace(),
         )
-        if not state.finished:
+        if not (state.finished or alone):
             _same_keys(session)
         yield session
 
@@ -391,13 +401,20 @@ def outcome(workspace: Workspace, folder: PlanFolder, state: State, reason: str,
         actual_usd=state.known_spent(),
         next_command=next_command,
         details=tuple(details),
-        warnings=(*refreshed.warnings, *_set_aside(workspace, folder)),
+        warnings=(*refreshed.warnings, *_remarks(workspace, folder)),
     )
 
 
-def _set_aside(workspace: Workspace, folder: PlanFolder) -> Iterator[str]:
-    """A sentence for each batch whose files held lines that answer none of its requests."""
+def _remarks(workspace: Workspace, folder: PlanFolder) -> Iterator[str]:
+    """A sentence for each batch whose files held lines that answer none of its requests, and for what was bought after
+    another plan gave it up."""
     for event in read(workspace.disk, folder.journal):
+        if event["kind"] == "awaited" and event.get("given_up"):
+            n = event["given_up"]
+            yield (
+                f"{n:,} request{'' if n == 1 else 's'} that were given up in plan {awaited_plan(event['plan_id'])} were "
+                "sent here: should that plan's batch have run after all, they are paid twice"
+            )
         if event["kind"] == "closed" and event.get("strays"):
             n = event["strays"]
             where = folder.strays(event["shard"], event["attempt"])

@@ -136,6 +136,28 @@ def kits(made: Recorded, stack: ExitStack, *, environ: Mapping[str, str] | None 
     return tuple(built)
 
 
+def offline_kits(made: Recorded) -> tuple[LaneKit, ...]:
+    """Every lane without a connection: what is on the disk can be read and given up, nothing is sent or asked."""
+    built = []
+    for lane in made.lanes:
+        provider = offline(made.specs[lane.number])
+        builder = _repairer(made, lane)
+        built.append(
+            LaneKit(
+                lane=lane.lane(),
+                shape=lane.shape(provider.encode),
+                provider=provider,
+                schemas=made.schemas,
+                price=lane.price,
+                window="",
+                poll_seconds=lane.poll_seconds,
+                repair=builder.repair if builder is not None else None,
+                repair_key=request.repair_key,
+            )
+        )
+    return tuple(built)
+
+
 def _repairer(made: Recorded, lane: LanePlan) -> RequestBuilder | None:
     runs = [run for run in made.document["runs"] if run["lane"] == lane.number]
     if not any(run["config"]["retry"]["repair"] and run["schema"] is not None for run in runs):

@@ -25,7 +25,7 @@ from batchling.api.workspace import Workspace, state_name
 from batchling.config import Project
 from batchling.errors import JournalError, LockedError, ProviderError, RefusedError, UsageError
 from batchling.journal import says_finished
-from batchling.ledger import UNSENT, Phase
+from batchling.ledger import UNRESOLVED, UNSENT, Phase
 from batchling.prompt import mistakable
 from batchling.runner.folder import PlanFolder
 from batchling.runner.planning import (
@@ -468,6 +468,8 @@ def resolve(
     Args:
         decision: adopt (it is this batch), resubmit (it did not happen), or drop (leave its rows).
         shard: which, when several are parked.
+        force: with adopt, although the batch does not say that it is ours; with drop, whatever the provider says, and
+            without asking it.
 
     Raises:
         UsageError: nothing is parked, or the decision does not fit.
@@ -476,6 +478,11 @@ def resolve(
 
     workspace = Workspace(runs)
     folder = workspace.find(plan, unfinished=plan is None)
+    if decision == "drop" and force:
+        with opened(workspace, folder, alone=True) as session:
+            resolving.let_go(session, shard)
+        workspace.refresh(folder)
+        return plan_status(workspace, folder)
     with opened(workspace, folder) as session:
         parked = [s.number for s, a in session.state.attempts() if a.phase is Phase.PARKED]
         if decision == "drop" and not parked:  # batches that the provider does not know any more
@@ -517,6 +524,8 @@ def remove(plan: str, *, runs: Path, keep_answers: bool = False, force: bool = F
     try:
         state = workspace.state(folder)
         safe = bool(state.finished) or all(a.phase in UNSENT for _, a in state.attempts())
+        safe = safe or (force and not any(a.phase in UNRESOLVED for _, a in state.attempts()))
+        out = sorted({s.number for s, a in state.attempts() if a.phase in UNRESOLVED})
     except JournalError:
         if not force:
             raise
@@ -524,7 +533,9 @@ def remove(plan: str, *, runs: Path, keep_answers: bool = False, force: bool = F
     if not safe:
         raise UsageError(
             f"plan {folder.plan_id} is not finished: what was paid for would be lost",
-            next_command=f"batchling watch {folder.plan_id}   or   batchling cancel {folder.plan_id}",
+            next_command=f"batchling resolve {folder.plan_id} --drop --shard {out[0]} --force"
+            if force
+            else f"batchling watch {folder.plan_id}   or   batchling cancel {folder.plan_id}",
         )
     lock = workspace.disk.lock(folder.lock)
     try:

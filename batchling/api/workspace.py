@@ -18,9 +18,7 @@ from batchling.runner.folder import PlanFolder, folders
 
 # `batchling status` needs none of what refreshes and decodes: that is imported where it is used.
 if TYPE_CHECKING:
-    from batchling.api.kits import Recorded
     from batchling.catalog.rows import Refreshed, ShardRow
-    from batchling.runner.session import LaneKit
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,35 +105,19 @@ class Workspace:
 
     def rebuild(self, folder: PlanFolder) -> Refreshed:
         """Decodes the raw files again with the plan's own schemas, then rebuilds its rows in the catalog."""
-        from batchling.api.kits import decode_cached, recorded
+        from batchling.api.kits import decode_cached, offline_kits, recorded
         from batchling.runner.gathering import decode_attempt
 
         if not folder.data.exists():  # `rm --keep-answers`: its schemas went with its rows
             return self.refresh(folder, force=True)
         made = recorded(self.disk, folder)
         state = self.state(folder)
+        kits = offline_kits(made)
         for shard, attempt in state.attempts():
             if attempt.phase is Phase.CLOSED:
-                decode_attempt(self.disk, folder, _offline_kit(made, shard.lane), shard, attempt)
+                decode_attempt(self.disk, folder, kits[shard.lane], shard, attempt)
         decode_cached(self.disk, made, again=True)
         return self.refresh(folder, force=True)
-
-
-def _offline_kit(made: Recorded, lane: int) -> LaneKit:
-    from batchling.api.kits import offline
-    from batchling.runner.session import LaneKit
-
-    plan = made.lanes[lane]
-    provider = offline(made.specs[lane])
-    return LaneKit(
-        lane=plan.lane(),
-        shape=plan.shape(provider.encode),
-        provider=provider,
-        schemas=made.schemas,
-        price=plan.price,
-        window="",
-        poll_seconds=plan.poll_seconds,
-    )
 
 
 def state_name(state: State) -> str:

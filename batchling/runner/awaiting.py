@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from batchling.models import KEY_LENGTH
 from batchling.packing import KeySet
 from batchling.runner.caching import answers, decode_cache, reuse_answers
 from batchling.runner.folder import PlanFolder, awaited_plan
-from batchling.runner.planning import claimed, runs_locked
+from batchling.runner.planning import claimed, given_up, runs_locked
 from batchling.runner.replanning import body_of
 from batchling.runner.session import Session
 from batchling.runner.shards import INDEX_HEADER, IndexEntry, ShardWriter, index_line, read_index, request_lines
@@ -126,8 +126,19 @@ def _settle(workspace: Refreshes, session: Session, name: str) -> None:
             for entry, line in request_lines(disk, held, index, left):
                 writer.add(entry.lane, entry.key[:KEY_LENGTH], body_of(line), entry.tokens, schema=entry.schema)
             events.append({"kind": "planned", "shards": writer.finish(), "why": "left open elsewhere"})
-        done = {"kind": "awaited", "plan_id": name, "reused": len(known), "left": len(left), "awaits": awaits}
+        done: dict[str, Any] = {"kind": "awaited", "plan_id": name}
+        done |= {"reused": len(known), "left": len(left), "awaits": awaits}
+        paid = _given_up(disk, PlanFolder(workspace.runs / awaited_plan(name)), left)
+        if paid:
+            done["given_up"] = paid
         session.record(*events, done)
+
+
+def _given_up(disk: Disk, other: PlanFolder, left: Container[str]) -> int:
+    """How many of the requests left open a person gave up in the other plan although they may have been paid for."""
+    if not left or not disk.exists(other.document):
+        return 0
+    return sum(1 for key in given_up(disk, other, replay(read(disk, other.journal))) if key in left)
 
 
 def _hold(session: Session, plan: str, before: str, keys: set[str]) -> str:

@@ -348,10 +348,10 @@ def _tally(session: Session, kit: LaneKit, shard: Shard, attempt: Attempt, summa
     )
 
 
-def give_up(session: Session, shard: Shard, attempt: Attempt) -> None:
+def give_up(session: Session, shard: Shard, attempt: Attempt, why: str = "never sent") -> None:
     """The rows of an attempt that is about to be dropped are `cancelled` in the tables, as they are in the ledger."""
     decode_attempt(
-        session.disk, session.folder, session.kit(shard), shard, attempt, absent=Outcome.CANCELLED, message="never sent"
+        session.disk, session.folder, session.kit(shard), shard, attempt, absent=Outcome.CANCELLED, message=why
     )
 
 

@@ -23,7 +23,7 @@ from batchling.collect import lines
 from batchling.disk import Disk, write_file
 from batchling.errors import ConfigError, JournalError, RefusedError
 from batchling.journal import Journal, read, says_finished
-from batchling.ledger import State, replay
+from batchling.ledger import Phase, State, replay
 from batchling.models import ANSWERED, RowState
 from batchling.packing import KeySet, plan_id, plan_identity
 from batchling.providers import Provider
@@ -220,6 +220,14 @@ def claimed(disk: Disk, runs: Path, *, but: str | None = None) -> dict[str, KeyS
                     keys.add_many(entry.key for entry in read_index(disk, folder.requests / name))
             found[folder.plan_id] = keys
     return found
+
+
+def given_up(disk: Disk, folder: PlanFolder, state: State) -> Iterator[str]:
+    """Keys that a person gave up although their batch may have been made, and that nothing was read of since."""
+    for shard in state.shards.values():
+        if not shard.closed and any(a.phase is Phase.DROPPED and a.presumed for a in shard.attempts):
+            for entry in read_index(disk, folder.index(shard.number)):
+                yield entry.key
 
 
 class _Found:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
+from typing import Any
 
 from batchling.errors import CallError, CallNotFound, UnfinishedError, UsageError
-from batchling.ledger import Attempt, Phase, Shard
+from batchling.ledger import OVER, UNRESOLVED, UNSENT, Action, Attempt, Do, Phase, Shard
 from batchling.models import Batch
-from batchling.runner.gathering import give_up
+from batchling.runner.gathering import give_up, ingest
 from batchling.runner.session import Session, own
+from batchling.runner.shards import chunks
 from batchling.runner.submission import adopt_from_list
 
 
@@ -29,8 +32,13 @@ def adopt(session: Session, shard: int, batch_id: str, *, force: bool = False) -
         UnfinishedError: the provider can't be asked now.
     """
     found, attempt = _parked(session, shard)
-    if session.knows(batch_id):
-        raise UsageError(f"batch {batch_id} belongs to this plan already", next_command=_status(session))
+    holder = session.holder(session.kit(found).lane.group, batch_id)
+    if holder is not None:
+        held = session.shard(*holder)[1]
+        if not force or held.phase not in OVER:
+            # An id that is given again: two submissions may have it, once the older one is over.
+            hint = f"if the provider gave its id again, wait for the end of shard {holder[0]}, then add --force"
+            raise UsageError(f"batch {batch_id} belongs to shard {holder[0]} of this plan already", next_command=hint)
     batch: Batch | None = None
     try:
         batch = session.kit(found).provider.poll(batch_id)
@@ -121,6 +129,83 @@ def drop(session: Session, shard: int) -> None:
     session.record({"kind": "dropped", "shard": shard, "attempt": attempt.number, "why": "resolved", "by": "person"})
 
 
+GIVEN_UP = "given up by a person: it may have been answered and paid for"
+
+
+def let_go(session: Session, shard: int | None) -> None:
+    """Gives up what is out of a shard, whatever the provider says and without asking it. The session needs no connection.
+
+    Answers that are on the disk already are read and kept. What may have been paid stays in the budget with its worst
+    case. A plan of which nothing is left then is over.
+
+    Args:
+        shard: 1-based number; None: the only one that is out.
+
+    Raises:
+        UsageError: nothing of the shard is left to give up, or several are out and none was named.
+    """
+    state = session.state
+    out = sorted({s.number for s, a in state.attempts() if a.phase in UNRESOLVED})
+    if shard is None:
+        if len(out) > 1:
+            raise UsageError(f"shards {_numbers(out)} are out: say which", next_command="--shard N")
+        shard = out[0] if out else 0
+    found = state.shards.get(shard)
+    left = [] if found is None or found.replanned else [a for a in found.attempts if a.phase not in OVER]
+    if found is not None and found.replanned:
+        left = [a for a in found.attempts if a.phase in UNRESOLVED]
+    if found is None or not left:
+        raise UsageError(
+            (f"nothing of shard {shard} is left to give up" if shard else "nothing is left to give up")
+            + f"; out: {_numbers(out)}",
+            where=session.folder.plan_id,
+            next_command=_status(session),
+        )
+    for attempt in left:
+        where = {"shard": shard, "attempt": attempt.number}
+        if attempt.phase is Phase.ENDED and (files := _received(session, found, attempt)):
+            session.record({"kind": "collected", **where, "files": files, "by": "person"})
+        if attempt.phase is Phase.COLLECTED:
+            ingest(session, Action(Do.INGEST, shard, attempt.number, found.lane))
+            continue
+        unsent = attempt.phase in UNSENT
+        give_up(session, found, attempt, "never sent" if unsent else GIVEN_UP)
+        session.record({"kind": "dropped", **where, "why": "given up", "by": "person"})
+    if not state.finished and not state.awaits and not any(True for _ in state.open_shards()):
+        ended = "cancelled" if state.cancel_requested else "finished"
+        session.record({"kind": "finished", "state": ended, "counts": state.counts()})
+
+
+def _received(session: Session, shard: Shard, attempt: Attempt) -> list[dict[str, Any]]:
+    """The files of a batch that arrived whole before the others could not be fetched; with the others as lost. None: nothing."""
+    files: list[dict[str, Any]] = []
+    received = False
+    for kind, file_id in (("output", attempt.output_file_id), ("errors", attempt.error_file_id)):
+        if file_id is None:
+            continue
+        path = session.folder.raw(shard.number, attempt.number, kind)
+        if not session.disk.exists(path):
+            files.append({"file": None, "file_id": file_id, "sha256": None, "bytes": 0, "lines": 0, "whole": False})
+            continue
+        received = True
+        digest, size, count = hashlib.sha256(), 0, 0
+        for piece in chunks(session.disk, path):
+            digest.update(piece)
+            size += len(piece)
+            count += piece.count(b"\n")
+        files.append(
+            {
+                "file": path.name,
+                "file_id": file_id,
+                "sha256": digest.hexdigest(),
+                "bytes": size,
+                "lines": count,
+                "whole": True,
+            }
+        )
+    return files if received else []
+
+
 def _check_lost(session: Session, shard: Shard, attempt: Attempt) -> None:
     """404 means unknown, not gone: only a person can take it for gone, and only while it is what the provider says."""
     assert attempt.batch_id is not None
@@ -131,12 +216,12 @@ def _check_lost(session: Session, shard: Shard, attempt: Attempt) -> None:
     except CallError as error:
         raise UnfinishedError(
             f"the provider cannot be asked about batch {attempt.batch_id}: {error.message}",
-            next_command="type the same command again later",
+            next_command=f"batchling resolve {session.folder.plan_id} --drop --shard {shard.number} --force",
         ) from error
     raise UsageError(
-        f"the provider shows batch {batch.id} ({batch.status}): there is nothing to give up",
+        f"the provider shows batch {batch.id} ({batch.status}): it may still bring answers",
         where=f"shard {shard.number}",
-        next_command=f"batchling cancel {session.folder.plan_id}",
+        next_command=f"batchling cancel {session.folder.plan_id}, or add --force to give it up all the same",
     )
 
 

@@ -35,13 +35,18 @@ def cancel_command(shell: Shell, plan: str) -> int:
 @click.option("--resubmit", is_flag=True, help="It did not happen: send it again.")
 @click.option("--drop", is_flag=True, help="Give its rows up.")
 @click.option("--shard", type=click.IntRange(min=1), metavar="N", help="Which one, when several are parked.")
-@click.option("--force", is_flag=True, help="With --adopt: although the batch does not say that it is ours.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="With --adopt: although the batch does not say that it is ours. With --drop: give it up whatever the provider "
+    "says, without asking it; its worst case stays in the budget.",
+)
 @common
 @pass_shell
 def resolve_command(
     shell: Shell, plan: str, adopt: str | None, resubmit: bool, drop: bool, shard: int | None, force: bool
 ) -> int:
-    """Decide what became of a submission whose fate is unknown and that was too dear to guess."""
+    """Decide what became of a submission whose fate is unknown, or give up one that never ends (--drop --shard N --force)."""
     from batchling.api.verbs import resolve
 
     chosen = [name for name, given in (("adopt", adopt), ("resubmit", resubmit), ("drop", drop)) if given]
