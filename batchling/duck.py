@@ -53,6 +53,23 @@ def connect(
     return con
 
 
+def interrupted(error: BaseException) -> bool:
+    """Whether an error is how DuckDB tells of Ctrl-C in a query, or was raised because of that.
+
+    It raises `RuntimeError: Query interrupted` without the KeyboardInterrupt behind it, and in other places an
+    `InterruptException` (DuckDB 1.1 to 2.0).
+    """
+    seen: BaseException | None = error
+    for _ in range(20):
+        if seen is None:
+            return False
+        words = "interrupted" in str(seen).lower()
+        if type(seen).__name__ == "InterruptException" or (type(seen) is RuntimeError and words):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
 def identifier(name: str) -> str:
     """`name` as a quoted SQL identifier."""
     return '"' + name.replace('"', '""') + '"'

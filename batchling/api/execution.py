@@ -15,6 +15,7 @@ from batchling.api.kits import decode_cached, kits, offline_kits, recorded
 from batchling.api.outcome import MetricValue, Outcome, RunReport
 from batchling.api.workspace import Workspace, state_name
 from batchling.catalog.rows import Refreshed
+from batchling.duck import interrupted
 from batchling.errors import BatchlingError, CallError, DetachedError, LockedError, ProviderError
 from batchling.journal import Journal, read
 from batchling.ledger import UNRESOLVED, UNSENT, Pace, Policy, State, replay
@@ -229,13 +230,20 @@ def advance(
                     detach=detach,
                     awaited=_taking_over(workspace, observer, detach, before_other),
                 )
-            except (KeyboardInterrupt, DetachedError):  # the latter: while another plan was driven for its answers
-                raise DetachedError(
-                    "detached; nothing is cancelled at the provider",
-                    next_command=f"batchling watch {folder.plan_id}",
-                ) from None
+            except BaseException as error:
+                if not _stops(error):
+                    raise
+                raise DetachedError(STOPPED, next_command=f"batchling watch {folder.plan_id}") from None
         state = session.state
     return outcome(workspace, folder, state, reason, created=created)
+
+
+STOPPED = "stopped watching; nothing is cancelled at the provider"
+
+
+def _stops(error: BaseException) -> bool:
+    """Ctrl-C, in one of its forms; a DetachedError comes out of another plan that was driven for its answers."""
+    return isinstance(error, KeyboardInterrupt | DetachedError) or interrupted(error)
 
 
 @dataclass(slots=True)
@@ -293,10 +301,10 @@ def advance_all(
                 plan = min(active, key=lambda each: each.wake)
                 workspace.clock.sleep(max(0.0, plan.wake - workspace.clock.now()))
                 _one_step(plan)
-        except (KeyboardInterrupt, DetachedError):
-            raise DetachedError(
-                "detached; nothing is cancelled at the provider", next_command="batchling watch"
-            ) from None
+        except BaseException as error:
+            if not _stops(error):
+                raise
+            raise DetachedError(STOPPED, next_command="batchling watch") from None
     if not going and locked is not None:
         raise locked
     return [(outcome(workspace, p.folder, p.state, p.reason, created=False), p.failure) for p in going]

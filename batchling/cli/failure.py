@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import click
 
 from batchling.cli.shell import Shell
+from batchling.cli.stopping import MESSAGE, NOW
 from batchling.errors import BatchlingError
 from batchling.printable import printable
 
@@ -26,6 +27,7 @@ def show(error: Exception, shell: Shell) -> int:
         # Last, because the last line is the command that goes on.
         again = shell.command(error.next_command) if error.next_command else None
         tell(error.message, error.where, again)
+        NOW.told = NOW.told or error.exit_code == 130
         _document(shell, type(error).__name__, error.message, error.where, again, error.exit_code)
         return error.exit_code
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
@@ -51,8 +53,9 @@ def _usage(error: click.ClickException, shell: Shell) -> int:
 def show_interrupted(args: Sequence[str], shell: Shell) -> None:
     """Ctrl-C where no plan was held: what was made stands, and the same command goes on."""
     again = shlex.join(["batchling", *args])
-    tell("interrupted; nothing is cancelled at the provider", None, again)
-    _document(shell, "DetachedError", "interrupted", None, again, 130)
+    tell(MESSAGE, None, again)
+    NOW.told = True
+    _document(shell, "DetachedError", MESSAGE, None, again, 130)
 
 
 def tell(message: str, where: str | None, next_command: str | None) -> None:

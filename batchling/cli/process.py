@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import io
 import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Sequence
 
 import click
 
 from batchling.cli import failure
 from batchling.cli.program import COMPLETE_VARIABLE, NAME, program
 from batchling.cli.shell import Shell
-
-INTERRUPTED = 130
+from batchling.cli.stopping import INTERRUPTED, NOW, listening
+from batchling.duck import interrupted
+from batchling.errors import DetachedError
 
 
 def run(argv: Sequence[str] | None = None) -> int:
@@ -34,12 +31,10 @@ def run(argv: Sequence[str] | None = None) -> int:
         return shell_complete(program, {}, NAME, COMPLETE_VARIABLE, instruction)
     _escape_what_the_stream_cannot_say()
     try:
-        with _terminating_like_interrupt():
+        with listening(args):
             code = _invoke(args, Shell())
         sys.stdout.flush()
         return code
-    except KeyboardInterrupt:
-        return INTERRUPTED  # pressed again while letting go
     except BrokenPipeError:
         # Whoever read our output has seen enough. What is still buffered goes nowhere, without a message at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -59,6 +54,10 @@ def _invoke(args: list[str], shell: Shell) -> int:
     except BrokenPipeError:
         raise
     except Exception as error:
+        if (NOW.asked or interrupted(error)) and not isinstance(error, DetachedError):
+            # A library's own word for the signal, or an error that came of it: no bug, and not what a person asks about.
+            failure.show_interrupted(args, shell)
+            return INTERRUPTED
         return failure.show(error, shell)
 
 
@@ -67,20 +66,3 @@ def _escape_what_the_stream_cannot_say() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-
-
-@contextmanager
-def _terminating_like_interrupt() -> Iterator[None]:
-    """SIGTERM lets go of a plan as Ctrl-C does: nothing is cancelled at the provider."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(signum: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

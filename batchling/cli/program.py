@@ -76,7 +76,7 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="Exit codes of plan, run and watch: 0 done and every row ok; 1 unexpected error; 2 usage or config error; "
     "3 done, some rows not ok; 4 refused by a budget or a gate; 5 refused by the provider; 75 not finished, the last "
-    "line goes on; 130 let go by Ctrl-C.",
+    "line goes on; 130 stopped watching (Ctrl-C).",
 )
 @click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Show the version.")
 @common

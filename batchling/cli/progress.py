@@ -332,7 +332,7 @@ class Live:
         parts: list[Any] = [title, grid]
         if trouble is not None:
             parts.append(Text(trouble.line(now), style="red"))
-        parts.append(Text("Ctrl-C lets go; nothing is cancelled", style="dim"))
+        parts.append(Text("Ctrl-C stops watching; nothing is cancelled", style="dim"))
         return Group(*parts)
 
 

@@ -8,6 +8,7 @@ import re
 import select
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def test_the_display_shows_batches_rows_and_money_and_is_gone_in_the_end(started
     shown = terminal.read_until(None, process)
     assert process.returncode == 0, shown
     assert "planning" in shown
-    assert "rows" in shown and "USD so far" in shown and "Ctrl-C lets go" in shown
+    assert "rows" in shown and "USD so far" in shown and "Ctrl-C stops watching" in shown
     assert "\x1b[1A\x1b[2K" in shown  # it erased itself
     assert shown.rstrip().endswith('group by 1"')
     assert not COLOUR.search(shown), "NO_COLOR is respected"
@@ -123,6 +124,69 @@ def test_ctrl_c_and_sigterm_let_go_with_130_and_the_line_that_goes_on(
     assert "nothing is cancelled" in err
     assert err.splitlines()[-1].strip() == f"next: batchling watch {plan}"
     assert "Traceback" not in err and out == ""
+
+
+def computing(process: subprocess.Popen[str]) -> None:
+    """Returns when a process has used more time of a processor than it takes to start."""
+    while process.poll() is None:
+        ticks = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11]
+        if int(ticks) > 4 * os.sysconf("SC_CLK_TCK"):
+            return
+        select.select([], [], [], 0.05)
+    raise AssertionError(f"it ended with {process.returncode}: {process.communicate()}")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_inside_a_query_is_no_bug(started: Start, project: Path, number: signal.Signals) -> None:
+    started("run", "names").communicate(timeout=DEADLINE_SECONDS)
+    endless = "select sum(a * b) from range(10000000) t(a), range(10000000) u(b)"
+    process = started("query", endless)
+    computing(process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=DEADLINE_SECONDS)
+    assert process.returncode == 130, err
+    assert "bug" not in err and "Traceback" not in err and out == ""
+    assert "stopped watching" in err
+    assert err.splitlines()[-1].strip().startswith("next: batchling query ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_while_modules_are_imported_end_it_quietly(project: Path, number: signal.Signals) -> None:
+    code = (
+        "import os, sys\n"
+        "class Importing:\n"
+        "    def find_spec(self, name, *rest):\n"
+        f"        if name == 'click': os.kill(os.getpid(), {int(number)})\n"
+        "sys.meta_path.insert(0, Importing())\n"
+        "from batchling.cli import main\n"
+        "sys.exit(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "run", "names"], cwd=project, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 130, done.stderr
+    assert done.stderr == "error: stopped watching; nothing is cancelled at the provider\n  next: batchling run names\n"
+
+
+def test_another_ctrl_c_ends_it_on_the_spot_with_the_line_that_resumes(project: Path) -> None:
+    code = (
+        "import os, signal, sys\n"
+        "from batchling.cli import main, stopping\n"
+        "from batchling.cli import process\n"
+        "def stuck(args, shell):\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    finally:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "process._invoke = stuck\n"
+        "sys.exit(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "watch"], cwd=project, env=environment(), capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (130, "  next: batchling watch")
+    assert "Traceback" not in done.stderr
 
 
 def test_a_second_process_on_one_plan_says_who_holds_it(
