@@ -47,7 +47,9 @@ def connect(
     if temp is not None:
         config["temp_directory"] = str(temp)
     con = duckdb.connect(":memory:" if path is None else str(path), read_only=read_only, config=config)
-    con.execute("SET enable_progress_bar = false")
+    # Only where it is on: in a notebook without ipywidgets it is off, and any SET of it is an error there.
+    if con.execute("SELECT current_setting('enable_progress_bar')").fetchone() != (False,):
+        con.execute("SET enable_progress_bar = false")
     con.execute("SET enable_external_file_cache = false")  # files are read once; a cache would fill the memory limit
     con.execute("SET TimeZone = 'UTC'")
     return con

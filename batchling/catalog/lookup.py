@@ -80,9 +80,9 @@ def learned(runs: Path, *, now: float) -> dict[tuple[str, str], int]:
         with access.reading(runs) as con:
             found = con.execute(
                 """
-                SELECT detail->>'group', detail->>'model', (detail->>'limit')::BIGINT FROM events
-                WHERE kind = 'learned' AND epoch(ts) > ? AND detail->>'group' IS NOT NULL
-                  AND coalesce(detail->>'guessed', 'false') <> 'true'
+                SELECT (detail->>'group'), (detail->>'model'), (detail->>'limit')::BIGINT FROM events
+                WHERE kind = 'learned' AND epoch(ts) > ? AND (detail->>'group') IS NOT NULL
+                  AND coalesce((detail->>'guessed'), 'false') <> 'true'
                 ORDER BY ts, plan_id, seq
                 """,
                 [now - LEARNED_SECONDS],
