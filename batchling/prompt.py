@@ -14,7 +14,6 @@ Values are data: they are never templates and never rendered again.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from difflib import get_close_matches
 from typing import Any, Literal
 
 from batchling.errors import PromptError
+from batchling.written import WrittenFloat, dumps
 
 Engine = Literal["format", "jinja"]
 
@@ -198,7 +198,7 @@ def value_text(value: Any) -> str:
             return value.isoformat()
         case dict() | list() | tuple():
             try:
-                return json.dumps(value, ensure_ascii=False, default=value_text)
+                return dumps(value, value_text)
             except (TypeError, ValueError, RecursionError) as error:
                 raise RenderError(f"the value cannot be written as JSON: {error}") from error
         case bytes() | bytearray() | memoryview():
@@ -207,6 +207,8 @@ def value_text(value: Any) -> str:
 
 
 def _plain_float(value: float) -> str:
+    if isinstance(value, WrittenFloat):
+        return value.text
     text = repr(value)
     if "e" in text and 1e-7 <= abs(value) < 1e21:
         return format(Decimal(text), "f")

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "batchling"
 
 LAYERS: list[tuple[str, set[str]]] = [
-    ("base", {"errors", "models", "spec"}),
+    ("base", {"errors", "models", "spec", "written"}),
     (
         "pure",
         {

@@ -259,7 +259,7 @@ def compile_requests(
     done = 0
     for key, group in _by_data(points).items():
         snapshot = snapshots[key]
-        names = [c.name for c in snapshot.columns]
+        names = [name for c in snapshot.columns for name in c.placeholders]
         builders = [RequestBuilder(p.spec, names, p.schema) for _, p in group]
         columns = list(dict.fromkeys(name for b in builders for name in b.columns))
         for chunk in source.read(snapshot.path, columns, batch=CHUNK_ROWS):

@@ -7,17 +7,17 @@ their query, their inline rows, or an earlier run's records.
 from __future__ import annotations
 
 import codecs
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from batchling.duck import identifier, literal
 from batchling.errors import DataError
-from batchling.source import delimited, faults, query
+from batchling.prompt import value_text
+from batchling.source import delimited, documents, faults, query
 from batchling.spec import DataConfig
 
 if TYPE_CHECKING:
@@ -31,11 +31,11 @@ _FORMATS = {
     "tab": "tsv",
     "jsonl": "jsonl",
     "ndjson": "jsonl",
+    "json": "json",
     "parquet": "parquet",
     "pq": "parquet",
 }
 _OPTION = re.compile(r"[a-z_][a-z0-9_]*")
-_NO_DATES = "\x01%Y"  # a format no text has: strings of a JSON file stay strings
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,8 @@ class Relation:
         once: read it only once (a query may be costly, or answer differently the second time).
         ordered: its rows have an order that the next reading repeats.
         text: names of CSV columns that are plain text until `delimited.numbers` says otherwise.
+        keys: columns that the source calls otherwise, and how: two names that differ only in case are one to SQL.
+        written: beside its columns it has the struct `documents.WRITTEN`.
     """
 
     sql: str
@@ -57,6 +59,8 @@ class Relation:
     once: bool = False
     ordered: bool = True
     text: tuple[str, ...] = ()
+    keys: Mapping[str, str] = field(default_factory=dict)
+    written: bool = False
 
 
 def needs_network(data: DataConfig) -> bool:
@@ -111,8 +115,8 @@ def _files(con: duckdb.DuckDBPyConnection, data: DataConfig, root: Path, scratch
     if kind in ("csv", "tsv"):
         sql, text = delimited.relation(con, paths, kind, data.options, data.id)
         return Relation(sql, what, tuple(paths), once=any(REMOTE.match(p) for p in paths), text=text)
-    if kind == "jsonl":
-        return Relation(_json(con, paths, data, scratch), what, tuple(paths), once=any(REMOTE.match(p) for p in paths))
+    if kind in ("jsonl", "json"):
+        return _json(con, paths, data.options, kind, what, scratch)
     options = "".join(f", {name} = {literal(value)}" for name, value in data.options.items())
     return Relation(
         f"SELECT * FROM read_parquet({literal([_escape(p) for p in paths])}{options})", what, tuple(paths), once=False
@@ -129,7 +133,7 @@ def _refuse_utf16(paths: Sequence[str], kind: str) -> None:
         if mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
             hint = (
                 "save the file as UTF-8"
-                if kind == "jsonl"
+                if kind in ("jsonl", "json")
                 else "set data.options={encoding: utf-16}, or save it as UTF-8"
             )
             raise DataError("the file is UTF-16", where=path, next_command=hint, key="data.path")
@@ -185,35 +189,23 @@ def _format_of(paths: Sequence[str], what: str) -> str:
     if kind is None:
         raise DataError(
             f"data.path: the format of {what} cannot be told from its name",
-            next_command="set data.format to csv, tsv, jsonl or parquet",
+            next_command="set data.format to csv, tsv, jsonl, json or parquet",
         )
     return kind
 
 
-def _json(con: duckdb.DuckDBPyConnection, paths: Sequence[str], data: DataConfig, scratch: Path) -> str:
-    options: dict[str, Any] = {
-        "format": "newline_delimited",
-        "records": "true",
-        "sample_size": -1,
-        "dateformat": _NO_DATES,
-        "timestampformat": _NO_DATES,
-        "union_by_name": True,
-        **data.options,
-    }
+def _json(
+    con: duckdb.DuckDBPyConnection,
+    paths: Sequence[str],
+    options: Mapping[str, Any],
+    kind: str,
+    what: str,
+    scratch: Path,
+) -> Relation:
     files = [_escape(_without_bom(p, scratch)) for p in paths]
-
-    def reader(settings: Mapping[str, Any]) -> str:
-        given = ", ".join(f"{name} = {literal(value)}" for name, value in settings.items())
-        return f"SELECT * FROM read_json({literal(files)}, {given})"
-
-    if "columns" in options:
-        return reader(options)
-    # Looking at every row for the columns costs as much as reading them: do it once and say the result.
-    with faults.explained("data", list(paths)):
-        found = con.execute(f"DESCRIBE {reader(options)}").fetchall()
-    for ours in ("sample_size", "auto_detect"):
-        options.pop(ours, None)
-    return reader({**options, "columns": {name: kind for name, kind, *_ in found}})
+    sql, keys, written = documents.relation(con, files, options, lines=kind == "jsonl")
+    once = any(REMOTE.match(p) for p in paths)
+    return Relation(sql, what, tuple(paths), once=once, keys=keys, written=written)
 
 
 def _without_bom(path: str, scratch: Path) -> str:
@@ -237,9 +229,17 @@ def _inline(con: duckdb.DuckDBPyConnection, data: DataConfig, scratch: Path) -> 
         raise DataError("data.rows is empty: there is nothing to ask")
     scratch.mkdir(parents=True, exist_ok=True)
     file = scratch / "rows.jsonl"
-    file.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in data.rows))
-    inline = data.model_copy(update={"options": {}})
-    return Relation(_json(con, [str(file)], inline, scratch), "data.rows")
+    file.write_text("".join(_line(row) + "\n" for row in data.rows), encoding="utf-8")
+    return _json(con, [str(file)], {}, "jsonl", "data.rows", scratch)
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    """A row as JSON, with each number as a prompt shows it."""
+    fields = [
+        f"{json.dumps(key)}: {value_text(value) if isinstance(value, float) else json.dumps(value, default=value_text)}"
+        for key, value in row.items()
+    ]
+    return "{" + ", ".join(fields) + "}"
 
 
 def _records(con: duckdb.DuckDBPyConnection, run: str, run_lookup: Callable[[str], Path] | None) -> Relation:

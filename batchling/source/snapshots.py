@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,11 @@ from batchling.duck import identifier, literal
 from batchling.errors import DataError, DiskError
 from batchling.source import delimited, faults
 from batchling.source.digest import digest
+from batchling.source.documents import WRITTEN
 from batchling.source.relation import Relation, needs_network, relation
+from batchling.source.types import exact, shape, storable
 from batchling.spec import DataConfig
+from batchling.written import Shape, loads
 
 if TYPE_CHECKING:
     import duckdb
@@ -30,15 +34,29 @@ _MEMORY_MB = (64, 128, 512, 4096)
 _LOOK_MB = 128  # MiB for looking at a source's columns
 _BATCH_BYTES = 32 << 20  # a batch of `read` holds about this much at most
 
+_KEYS = "batchling_keys"  # in the snapshot's metadata
+
 _GROUP_BYTES = 16 << 20  # a row group of the snapshot, uncompressed; bounds what writing and reading hold
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of the source: its name and its DuckDB type."""
+    """A column of the source.
+
+    Attributes:
+        name: what SQL calls it.
+        type: its DuckDB type, for conditions and metrics.
+        key: what the source calls it; "": the same. `name` and `Name` are one name to SQL.
+    """
 
     name: str
     type: str
+    key: str = ""
+
+    @property
+    def placeholders(self) -> tuple[str, ...]:
+        """What templates may call it."""
+        return (self.key, self.name) if self.key else (self.name,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +64,8 @@ class Snapshot:
     """The rows of a run, on disk.
 
     Attributes:
-        path: a Parquet file with row (BIGINT, 0-based), row_id (VARCHAR) and data (STRUCT of all columns), in order.
+        path: a Parquet file with row (BIGINT, 0-based), row_id (VARCHAR) and data (STRUCT of all columns), in order;
+            from JSON also written (STRUCT of VARCHAR): a value's own JSON, where data would print another text.
         sha256: content hash, as `digest` defines it; the file's name is its first 16 digits.
         rows: number of rows.
         columns: the fields of `data`.
@@ -102,14 +121,15 @@ def columns_of(data: DataConfig, root: Path, *, run_lookup: Callable[[str], Path
         with faults.explained("data"):
             source = relation(con, data, root, Path(scratch), run_lookup)
         with faults.explained(source.what, source.paths):
-            return _columns(con, source.sql)
+            found = _columns(con, source.sql, but=WRITTEN if source.written else None)
+            return tuple(replace(c, key=source.keys.get(c.name, "")) for c in found)
 
 
 def read(path: Path, columns: Sequence[str], *, batch: int = 8192) -> Iterator[list[tuple[Any, ...]]]:
     """Stream a snapshot in order: lists of (row, row_id, *values), at most `batch` long (shorter when rows are large).
 
-    Values are what DuckDB gives Python (int, float, str, dict, list, None, Decimal, date ...); JSON columns are
-    parsed; times with a zone are text in UTC.
+    Values are what DuckDB gives Python (int, float, str, dict, list, None, Decimal, date ...), numbers in JSON with
+    the digits that they were written with; times with a zone are text in UTC.
 
     Raises:
         DataError: a column the snapshot does not have.
@@ -140,29 +160,57 @@ def _stream(
     con: duckdb.DuckDBPyConnection, path: Path, columns: Sequence[str], batch: int, first: int
 ) -> Iterator[list[tuple[Any, ...]]]:
     name = literal(str(path))
-    known = {c.name: c.type for c in _columns(con, f"SELECT unnest(data) FROM read_parquet({name})")}
-    for column in columns:
-        if column not in known:
-            raise faults.missing_column(column, list(known), what="data", where=str(path))
+    file = f"read_parquet({name})"
+    found = con.sql(f"SELECT unnest(data) FROM {file}")
+    kinds = dict(zip(found.columns, found.types, strict=True))
+    texts = _texts(con, f"SELECT * FROM {file}", "written")
+    keys = {key: column for column, key in _renamed(con, name).items()}
+    names = [keys.get(column, column) for column in columns]
+    for column in names:
+        if column not in kinds:
+            raise faults.missing_column(column, list(kinds), what="data", where=str(path))
     sizes = con.execute(
         f"SELECT sum(bytes) / sum(rows) FROM (SELECT sum(total_uncompressed_size) AS bytes, "
         f"max(row_group_num_rows) AS rows FROM parquet_metadata({name}) GROUP BY row_group_id)"
     ).fetchone()
     average = int(sizes[0] or 1) if sizes else 1
     size = min(batch, max(1, _BATCH_BYTES // max(1, average)))
-    wanted = [f"data.{identifier(n)}" + ("::VARCHAR" if "TIME ZONE" in known[n] else "") for n in columns]
-    parsed = [i for i, n in enumerate(columns, 2) if known[n] == "JSON"]
-    rows = con.execute(f"SELECT {', '.join(['row', 'row_id', *wanted])} FROM read_parquet({name}) WHERE row >= {first}")
+    wanted = [exact(f"data.{identifier(n)}", kinds[n]) for n in names]
+    parsed = {i: None for i, n in enumerate(names, 2) if str(kinds[n]) == "JSON"}
+    also = {
+        i: (2 + len(names) + at, shape(kinds[n]))
+        for at, (i, n) in enumerate((i, n) for i, n in enumerate(names, 2) if n in texts)
+    }
+    wanted += [f"written.{identifier(names[i - 2])}" for i in also]
+    rows = con.execute(f"SELECT {', '.join(['row', 'row_id', *wanted])} FROM {file} WHERE row >= {first}")
     while chunk := rows.fetchmany(size):
-        yield [_parse(row, parsed) for row in chunk] if parsed else chunk
+        yield [_exact(row, parsed, also, 2 + len(names)) for row in chunk] if parsed or also else chunk
 
 
-def _parse(row: tuple[Any, ...], at: Sequence[int]) -> tuple[Any, ...]:
-    values = list(row)
-    for i in at:
+def _exact(
+    row: tuple[Any, ...], parsed: Iterable[int], also: Mapping[int, tuple[int, Shape]], width: int
+) -> tuple[Any, ...]:
+    """The row with its JSON read, and with the values that were written otherwise than their types print them."""
+    values = list(row[:width])
+    for i in parsed:
         if values[i] is not None:
-            values[i] = orjson.loads(values[i])
+            values[i] = loads(values[i])
+    for i, (at, known) in also.items():
+        if row[at] is not None:
+            values[i] = loads(row[at], known)
     return tuple(values)
+
+
+def _texts(con: duckdb.DuckDBPyConnection, sql: str, struct: str) -> list[str]:
+    """The columns of which texts are kept, in the struct of that name."""
+    found = con.sql(sql)
+    return [name for of, t in zip(found.columns, found.types, strict=True) if of == struct for name, _ in t.children]
+
+
+def _renamed(con: duckdb.DuckDBPyConnection, file: str) -> dict[str, str]:
+    """Column to key, of the columns that the source calls otherwise."""
+    row = con.execute(f"SELECT decode(value) FROM parquet_kv_metadata({file}) WHERE decode(key) = '{_KEYS}'").fetchone()
+    return dict(orjson.loads(row[0])) if row else {}
 
 
 @contextmanager
@@ -188,8 +236,8 @@ def _with_memory(data: DataConfig, work: Callable[[int], Snapshot]) -> Snapshot:
     raise DataError(f"the rows do not fit into {_MEMORY_MB[-1]} MiB: {faults.shorten(str(last))}")
 
 
-def _columns(con: duckdb.DuckDBPyConnection, sql: str) -> tuple[Column, ...]:
-    return tuple(Column(row[0], row[1]) for row in con.execute(f"DESCRIBE {sql}").fetchall())
+def _columns(con: duckdb.DuckDBPyConnection, sql: str, *, but: str | None = None) -> tuple[Column, ...]:
+    return tuple(Column(row[0], row[1]) for row in con.execute(f"DESCRIBE {sql}").fetchall() if row[0] != but)
 
 
 def _write(
@@ -205,19 +253,20 @@ def _write(
         with faults.explained("data"):
             source = relation(con, data, root, scratch, run_lookup)
         with faults.explained(source.what, source.paths):
-            columns = _columns(con, source.sql)
+            columns = _columns(con, source.sql, but=WRITTEN if source.written else None)
             _check_columns(data, columns, needed, source)
             sql = _settled(con, source, columns, data.id, scratch)
-            chosen = _chosen(con, data, sql, _columns(con, sql), source)
+            chosen = _chosen(con, data, sql, columns, source)
             temporary = scratch / "rows.parquet"
-            rows = _copy(con, chosen, temporary, _group_size(con, sql))
+            rows = _copy(con, chosen, temporary, _group_size(con, sql), source)
             if rows == 0:
                 raise _nothing(con, data, sql, source)
             kept = f"read_parquet({literal(str(temporary))})"
             if data.id is not None:
                 _check_ids(con, data, kept, chosen, source)
-            final = _columns(con, f"SELECT unnest(data) FROM {kept}")
-            sha = digest(con, kept, [(c.name, c.type) for c in final])
+            described = _columns(con, f"SELECT unnest(data) FROM {kept}")
+            final = tuple(replace(c, key=source.keys.get(c.name, "")) for c in described)
+            sha = digest(con, kept, [(c.name, c.type) for c in final], _texts(con, f"SELECT * FROM {kept}", "written"))
     path = folder / f"{sha[:16]}.parquet"
     _publish(temporary, path)
     return Snapshot(path, sha, rows, final, data.id)
@@ -236,8 +285,8 @@ def _settled(
     con: duckdb.DuckDBPyConnection, source: Relation, columns: Sequence[Column], id_column: str | None, scratch: Path
 ) -> str:
     """The source as a SELECT that can be read again cheaply, each column of a type that Parquet keeps."""
-    casts = {c.name: "DECIMAL(38,0)" for c in columns if c.type in ("HUGEINT", "UHUGEINT", "BIGNUM")}
-    casts |= {c.name: "VARCHAR" for c in columns if c.type in ("BIT", "UUID", "INTERVAL") or c.type.startswith("ENUM")}
+    found = con.sql(source.sql)
+    casts = {n: storable(t) for n, t in zip(found.columns, found.types, strict=True) if storable(t) != str(t)}
     if source.text:
         casts |= delimited.numbers(con, source.sql, source.text)
     sql = source.sql
@@ -268,7 +317,8 @@ def _chosen(
     import duckdb
 
     position = _free("position", columns)
-    name = f"{position}::VARCHAR" if data.id is None else f"{identifier(data.id)}::VARCHAR"
+    name = f"{position}::VARCHAR" if data.id is None else _id_text(con, data.id, sql, source)
+    also = f", {WRITTEN} AS written" if source.written else ""
     fields = ", ".join(f"{identifier(c.name)} := {identifier(c.name)}" for c in columns)
     numbered = f"SELECT *, row_number() OVER () - 1 AS {position} FROM ({sql})"
     where = ""
@@ -281,12 +331,25 @@ def _chosen(
             raise DataError(
                 f"data.where cannot be used: {faults.shorten(str(error))} The columns are: {names}", where=source.what
             ) from None
-    picked = f"SELECT {position} AS position, {name} AS row_id, struct_pack({fields}) AS data FROM ({numbered}){where}"
+    picked = (
+        f"SELECT {position} AS position, {name} AS row_id, struct_pack({fields}) AS data{also} FROM ({numbered}){where}"
+    )
     if data.sample is not None:
         picked = f"SELECT * FROM ({picked}){_sampled(con, data, picked)}"
     if data.limit is not None:
         picked = f"SELECT * FROM ({picked}) LIMIT {data.limit}"
     return picked
+
+
+def _id_text(con: duckdb.DuckDBPyConnection, name: str, sql: str, source: Relation) -> str:
+    """The expression for a row's id: its text as it was written."""
+    plain = f"{identifier(name)}::VARCHAR"
+    if not source.written:
+        return plain
+    if name not in _texts(con, sql, WRITTEN):
+        return plain
+    text = f"{WRITTEN}.{identifier(name)}"
+    return f"coalesce(CASE WHEN starts_with({text}, '\"') THEN {text}::JSON ->> '$' ELSE {text} END, {plain})"
 
 
 def _sampled(con: duckdb.DuckDBPyConnection, data: DataConfig, picked: str) -> str:
@@ -310,10 +373,12 @@ def _group_size(con: duckdb.DuckDBPyConnection, sql: str) -> int:
     return rows
 
 
-def _copy(con: duckdb.DuckDBPyConnection, chosen: str, to: Path, group: int) -> int:
+def _copy(con: duckdb.DuckDBPyConnection, chosen: str, to: Path, group: int, source: Relation) -> int:
+    also = ", written" if source.written else ""
+    keys = f", KV_METADATA {{{_KEYS}: {literal(json.dumps(source.keys))}}}" if source.keys else ""
     row = con.execute(
-        f"COPY (SELECT row_number() OVER () - 1 AS row, row_id, data FROM ({chosen})) "
-        f"TO {literal(str(to))} (FORMAT parquet, COMPRESSION snappy, ROW_GROUP_SIZE {group})"
+        f"COPY (SELECT row_number() OVER () - 1 AS row, row_id, data{also} FROM ({chosen})) "
+        f"TO {literal(str(to))} (FORMAT parquet, COMPRESSION snappy, ROW_GROUP_SIZE {group}{keys})"
     ).fetchone()
     return int(row[0]) if row else 0
 

@@ -1,0 +1,119 @@
+"""JSON read so that it can be written again: numbers keep their digits, objects their own keys.
+
+`1.10` is a number for a template that calculates and the text `1.10` for one that shows it. An
+object has the keys that its row has; asking it for a key that only other rows have gives None.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+
+_INEXACT = re.compile(r"\d[.eE]|-0|\d{16}")
+"""What JSON text contains when a number in it may print differently from what was written."""
+
+
+class WrittenFloat(float):
+    """A float that prints as it was written."""
+
+    text: str
+
+    def __new__(cls, text: str) -> WrittenFloat:
+        self = super().__new__(cls, text)
+        self.text = text
+        return self
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return WrittenFloat, (self.text,)
+
+
+class WrittenInt(int):
+    """An integer that prints as it was written: `-0`."""
+
+    text: str
+
+    def __new__(cls, text: str) -> WrittenInt:
+        self = super().__new__(cls, text)
+        self.text = text
+        return self
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return WrittenInt, (self.text,)
+
+
+class Fields(dict[str, Any]):
+    """An object with a row's own keys. A key that it lacks and other rows have is None."""
+
+    _others: Mapping[str, Any] = {}
+
+    def __missing__(self, key: str) -> None:
+        if key not in self._others:
+            raise KeyError(key)
+
+
+class Values(list[Any]):
+    """A list that holds what `loads` reads."""
+
+
+Shape = Mapping[str, Any] | None
+"""Of an object: each key that some row has, and its value's shape. A list has the shape of its items. None: scalars."""
+
+
+def loads(text: str, shape: Shape = None) -> Any:
+    """The value that JSON text stands for.
+
+    Args:
+        text: valid JSON.
+        shape: which keys objects have in other rows.
+    """
+    value = json.loads(text, parse_float=_float, parse_int=_int) if _INEXACT.search(text) else orjson.loads(text)
+    return _shaped(value, shape)
+
+
+def dumps(value: Any, default: Callable[[Any], Any]) -> str:
+    """JSON as `json.dumps` writes it, with each number as it was written.
+
+    Raises:
+        TypeError, ValueError, RecursionError: JSON cannot hold the value.
+    """
+    if isinstance(value, Fields):
+        return "{" + ", ".join(f"{_text(key)}: {dumps(item, default)}" for key, item in value.items()) + "}"
+    if isinstance(value, Values):
+        return "[" + ", ".join([dumps(item, default) for item in value]) + "]"
+    if isinstance(value, WrittenFloat | WrittenInt):
+        return value.text
+    return json.dumps(value, ensure_ascii=False, default=default)
+
+
+def _text(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    return value if repr(value) == text and "e" not in text else WrittenFloat(text)
+
+
+def _int(text: str) -> int:
+    return WrittenInt(text) if text == "-0" else int(text)
+
+
+def _shaped(value: Any, shape: Shape) -> Any:
+    if isinstance(value, dict):
+        fields = Fields((key, _shaped(item, shape.get(key) if shape else None)) for key, item in value.items())
+        if shape:
+            fields._others = shape
+        return fields
+    if isinstance(value, list):
+        return Values(_shaped(item, shape) for item in value)
+    return value

@@ -1,0 +1,284 @@
+"""A row's text, its id and its key depend on that row alone, in every format, and are what was written."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from batchling.config import from_values
+from batchling.prompt import compile_prompt, value_text
+from batchling.request import RequestBuilder
+from batchling.source import read, snapshot
+from batchling.spec import DataConfig
+
+COLUMNS = ("a", "b", "Name", "name")
+
+QUICK = settings(
+    max_examples=12,
+    deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # an example takes a while, and is small already
+    suppress_health_check=[HealthCheck.too_slow],
+)
+
+
+class Number(str):
+    """A number, as it is written."""
+
+
+strings = st.one_of(
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\ufdd0"), max_size=8),
+    st.sampled_from(
+        [
+            "9:05",
+            "2024-01-02",
+            "1",
+            "1.0",
+            "true",
+            "null",
+            "NaN",
+            "00123",
+            "3F2504E0-4F89-11D3-9A0C-0305E82C3301",
+            'say "1.50", 2.50',
+            "[1.50]",
+            "a\\",
+            "2024-01-02 10:00:00",
+            "日本",
+            "\u2028",
+            "12:00:00+02",
+        ]
+    ),
+)
+numbers = st.one_of(
+    st.integers(-(2**130), 2**130).map(str),
+    st.integers(-5, 5).map(str),
+    st.floats(allow_nan=False, allow_infinity=False).map(repr),
+    st.sampled_from(["-0", "-0.0", "1.0", "1.10", "2.5", "1e3", "1E+3", "1e-7", "0.1", "0.0000001", "1e400"]),
+    st.sampled_from(["12345678901234567890", "9007199254740993", "170141183460469231731687303715884105728"]),
+).map(Number)
+scalars = st.one_of(st.none(), st.booleans(), strings, numbers)
+keys = st.sampled_from(["x", "y", "Name", "name", "a b", "ü", 'q"', "9"])
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3), max_leaves=6
+)
+
+
+def document(value: Any, colon: str = ":", comma: str = ",") -> str:
+    """JSON with each number as written."""
+    if isinstance(value, Number):
+        return str(value)
+    if isinstance(value, dict):
+        fields = [f"{json.dumps(k, ensure_ascii=False)}{colon}{document(v, colon, comma)}" for k, v in value.items()]
+        return "{" + comma.join(fields) + "}"
+    if isinstance(value, list):
+        return "[" + comma.join(document(v, colon, comma) for v in value) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def expected(value: Any) -> str:
+    """What a prompt shows."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return str(value)
+    return document(value, ": ", ", ")
+
+
+@st.composite
+def tables(draw: st.DrawFn, cells: st.SearchStrategy[Any] = values) -> list[dict[str, Any]]:
+    """Rows that name themselves; some lack columns, others have nulls."""
+    rows = draw(st.lists(st.dictionaries(st.sampled_from(COLUMNS), cells), min_size=2, max_size=5))
+    ids = draw(st.lists(st.integers(0, 10**6) | st.sampled_from([2**63, 10**25]), min_size=5, max_size=5, unique=True))
+    return [{"id": Number(i), **row} for i, row in zip(ids, rows, strict=False)]
+
+
+def seen(data: Mapping[str, Any], folder: Path) -> dict[str, tuple[dict[str, str], str]]:
+    """Row id → its text for each column that has one, and the key of a request that shows all columns."""
+    made = snapshot(DataConfig(**data, id="id"), folder, folder / "out")
+    names = [column.placeholders[0] for column in made.columns]
+    found = {}
+    for batch in read(made.path, names):
+        for _, row_id, *cells in batch:
+            values = {name: value for name, value in zip(names, cells, strict=True) if value_text(value)}
+            texts = {name: value_text(value) for name, value in values.items()}
+            found[row_id] = (texts, builder(tuple(sorted(values))).build([values[n] for n in sorted(values)]).key)
+    return found
+
+
+@cache
+def builder(columns: tuple[str, ...]) -> RequestBuilder:
+    """Of requests that show these columns."""
+    content = "|".join(f"{name}={{{name}}}" for name in columns)
+    document = {
+        "name": "texts",
+        "data": {"rows": [{"id": 1}]},
+        "model": {"id": "m"},
+        "provider": "local",
+        "prompt": {"messages": [{"role": "user", "content": content}]},
+    }
+    return RequestBuilder(from_values(document, Path(__file__).parent), columns)
+
+
+def alike(sources: Sequence[Mapping[str, Any]], together: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """What the rows are together, which is what each is alone."""
+    among = seen(together, folder)
+    alone: dict[str, Any] = {}
+    for source in sources:
+        alone |= seen(source, folder)
+    assert among == alone
+    return {row_id: texts for row_id, (texts, _) in among.items()}
+
+
+def texts_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    return {str(row["id"]): {k: text for k, v in row.items() if (text := expected(v))} for row in rows}
+
+
+def files(
+    folder: Path, suffix: str, contents: Sequence[str], together: str
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """A source for each row, and one for all of them."""
+    for number, content in enumerate([*contents, together]):
+        (folder / f"{number}.{suffix}").write_text(content, encoding="utf-8", newline="")
+    named = [{"path": f"{number}.{suffix}"} for number in range(len(contents) + 1)]
+    return named[:-1], named[-1]
+
+
+@QUICK
+@given(tables())
+def test_json_lines(rows: list[dict[str, Any]]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        lines = [document(row) + "\n" for row in rows]
+        assert alike(*files(Path(name), "jsonl", lines, "".join(lines)), Path(name)) == texts_of(rows)
+
+
+@QUICK
+@given(tables())
+def test_a_json_array(rows: list[dict[str, Any]]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        items = [document(row, ": ", ",\n ") for row in rows]
+        alone = [f"[{item}]" for item in items]
+        together = "[\n" + ",\n".join(items) + "\n]\n"
+        assert alike(*files(Path(name), "json", alone, together), Path(name)) == texts_of(rows)
+
+
+python_scalars = st.one_of(
+    st.none(), st.booleans(), strings, st.integers(-(2**70), 2**70), st.floats(allow_nan=False, allow_infinity=False)
+)
+
+
+@QUICK
+@given(tables(st.recursive(python_scalars, lambda v: st.lists(v, max_size=3) | st.dictionaries(keys, v, max_size=3))))
+def test_inline_rows(rows: list[dict[str, Any]]) -> None:
+    rows = [{**row, "id": int(row["id"])} for row in rows]
+    shown = {str(row["id"]): {k: text for k, v in row.items() if (text := value_text(v))} for row in rows}
+    with tempfile.TemporaryDirectory() as name:
+        assert alike([{"rows": [row]} for row in rows], {"rows": rows}, Path(name)) == shown
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """CSV; a value that is not there is nothing at all, an empty text is quoted."""
+    lines = ["id,a,b,Name"]
+    for row in rows:
+        cells = [expected(row.get(name)) for name in ("id", "a", "b", "Name")]
+        lines.append(",".join('"' + cell.replace('"', '""') + '"' for cell in cells))
+    return "\n".join(lines) + "\n"
+
+
+@QUICK
+@given(tables())
+def test_csv(rows: list[dict[str, Any]]) -> None:
+    rows = [{k: v for k, v in row.items() if k != "name"} for row in rows]
+    with tempfile.TemporaryDirectory() as name:
+        shown = alike(*files(Path(name), "csv", [table([row]) for row in rows], table(rows)), Path(name))
+        assert shown == texts_of(rows)
+
+
+PARQUET = {
+    "FLOAT": st.floats(width=32, allow_nan=False, allow_infinity=False),
+    "DOUBLE": st.floats(allow_nan=False, allow_infinity=False),
+    "DECIMAL(20,3)": st.decimals(-(10**9), 10**9, places=3),
+    "HUGEINT": st.integers(-(10**37), 10**37),
+    "BIGINT": st.integers(-(2**63), 2**63 - 1),
+    "FLOAT[]": st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=3),
+    "STRUCT(x FLOAT, y HUGEINT)": st.fixed_dictionaries(
+        {"x": st.floats(width=32, allow_nan=False, allow_infinity=False), "y": st.integers(0, 10**30)}
+    ),
+    "DATE": st.dates(),
+    "TIME": st.times(),
+    "TIMESTAMP": st.datetimes(),
+    "UUID": st.uuids().map(str),
+    "BOOLEAN": st.booleans(),
+    "VARCHAR": strings,
+}
+
+
+@settings(QUICK, max_examples=6)
+@pytest.mark.parametrize("kind", PARQUET)
+@given(data=st.data())
+def test_parquet(kind: str, data: st.DataObject) -> None:
+    cells = data.draw(st.lists(st.none() | PARQUET[kind], min_size=2, max_size=4))
+    with tempfile.TemporaryDirectory() as name:
+        con = duckdb.connect()
+        con.execute(f"CREATE TABLE t (id BIGINT, a {kind})")
+        con.executemany("INSERT INTO t VALUES (?, ?)", list(enumerate(cells)))
+        con.execute(f"COPY t TO '{name}/all.parquet'")
+        for number in range(len(cells)):
+            con.execute(f"COPY (SELECT * FROM t WHERE id = {number}) TO '{name}/{number}.parquet'")
+        alone = [{"path": f"{number}.parquet"} for number in range(len(cells))]
+        alike(alone, {"path": "all.parquet"}, Path(name))
+
+
+def one(tmp_path: Path, name: str, content: str, template: str = "{a}", **data: Any) -> list[tuple[str, str]]:
+    """Row id and text of each row."""
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    return shown(tmp_path, template, path=name, **data)
+
+
+def shown(tmp_path: Path, template: str = "{a}", **data: Any) -> list[tuple[str, str]]:
+    made = snapshot(DataConfig(**data), tmp_path, tmp_path / "out")
+    prompt = compile_prompt([("user", template)], "format", [n for c in made.columns for n in c.placeholders])
+    rows = (row for batch in read(made.path, prompt.columns) for row in batch)
+    return [(row_id, *prompt.texts(dict(zip(prompt.columns, cells, strict=True)))) for _, row_id, *cells in rows]  # type: ignore[misc]
+
+
+def test_the_types_of_json_serve_conditions_and_keep_out_of_texts(tmp_path: Path) -> None:
+    lines = '{"id": 1, "a": {"x": 1.50}}\n{"id": 2.50, "a": {"x": 3, "y": "9:05"}}\n{"id": 3, "a": null}\n'
+    assert one(tmp_path, "r.jsonl", lines, id="id", where="a.x > 1") == [
+        ("1", '{"x": 1.50}'),
+        ("2.50", '{"x": 3, "y": "9:05"}'),
+    ]
+    assert one(tmp_path, "r.jsonl", lines, "{a.x}/{a.y}", id="id") == [("1", "1.50/"), ("2.50", "3/9:05"), ("3", "/")]
+
+
+def test_a_template_calculates_with_numbers_that_keep_their_digits(tmp_path: Path) -> None:
+    (tmp_path / "r.jsonl").write_text('{"a": 1.50, "m": {"k": 2}}\n{"a": 2, "m": {"l": 3}}\n', encoding="utf-8")
+    made = snapshot(DataConfig(path="r.jsonl"), tmp_path, tmp_path / "out")
+    prompt = compile_prompt([("user", "{{ a }} {{ a * 2 }} {{ m.k }}")], "jinja", ["a", "m"])
+    rows = [
+        dict(zip(prompt.columns, row[2:], strict=True)) for batch in read(made.path, prompt.columns) for row in batch
+    ]
+    assert [prompt.texts(row) for row in rows] == [["1.50 3.0 2"], ["2 4 "]]
+
+
+def test_a_float_of_32_bits_shows_its_own_digits(tmp_path: Path) -> None:
+    duckdb.connect().execute(
+        "COPY (SELECT 0.1::FLOAT AS a, [0.2::FLOAT] AS l, {'x': 0.3::FLOAT, 't': TIMESTAMPTZ '2024-01-01 00:00+00'} AS s) "
+        f"TO '{tmp_path}/r.parquet'"
+    )
+    assert shown(tmp_path, "{a} {l} {s}", path="r.parquet", id="a") == [
+        ("0.1", '0.1 [0.2] {"x": 0.3, "t": "2024-01-01 00:00:00+00"}')
+    ]
+
+
+def test_names_that_differ_in_case_are_two_placeholders(tmp_path: Path) -> None:
+    lines = '{"Name": "A"}\n{"name": 1.0}\n'
+    assert one(tmp_path, "r.jsonl", lines, "{Name}|{name}") == [("0", "A|"), ("1", "|1.0")]
+    assert one(tmp_path, "r.jsonl", lines, "{Name}|{name_1}") == [("0", "A|"), ("1", "|1.0")]
