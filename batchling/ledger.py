@@ -19,6 +19,7 @@ runner and checked by the simulation.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -81,9 +82,10 @@ class Attempt:
     """One sending of a shard. Times are Unix seconds, `usd` is what its answers cost.
 
     Attributes:
-        completed: requests that the provider says it answered; None: it does not say.
+        completed, failed: requests that the provider says it answered, and that it says failed; None: it does not say.
         refusals: definite refusals, one after the other, that waiting does not explain.
         stray: another batch of the shard counts; this one is cancelled, and what it answered is kept.
+        fenced_file: the deletion of its input file was confirmed, so that a create can no longer arrive.
         presumed: taken for absent because the settling time was over, or given up: it may have happened.
         unsure: rows without a line may have been answered: its files did not arrive whole.
         unknown_usd: what it can have cost beyond `usd`, when answers were lost or came without a usage.
@@ -98,6 +100,7 @@ class Attempt:
     intent_at: float | None = None
     fenced_at: float | None = None
     fenced_mark: str | None = None
+    fenced_file: bool = True
     created_at: float | None = None
     ended_at: float | None = None
     retry_at: float = 0.0
@@ -105,6 +108,7 @@ class Attempt:
     output_file_id: str | None = None
     error_file_id: str | None = None
     completed: int | None = None
+    failed: int | None = None
     files: tuple[Mapping[str, Any], ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
     usd: Decimal = Decimal(0)
@@ -208,6 +212,7 @@ class State:
     Attributes:
         batches: every batch id that the journal has.
         holders: (lane, batch id) → (shard, attempt) whose batch it is; the latest, where a provider gave an id again.
+        aliases: another id under which a batch is known → its (shard, attempt).
         files: (lane, input file id) → (shard, attempt) that it was uploaded for; the latest.
         shared: the same for ids that were given for several: all of them. Stores that name files by their bytes do so,
             and servers that count from 1 again after a restart.
@@ -234,6 +239,7 @@ class State:
     shared: dict[tuple[int, str], tuple[tuple[int, int], ...]] = field(default_factory=dict)
     holders: dict[tuple[int, str], tuple[int, int]] = field(default_factory=dict)
     batches: set[str] = field(default_factory=set)
+    aliases: dict[str, tuple[int, int]] = field(default_factory=dict)
     awaits: set[str] = field(default_factory=set)
     spent: Decimal = Decimal(0)
 
@@ -353,6 +359,7 @@ FIELDS: dict[str, dict[str, Types]] = {
     "session": {"fingerprints": _MAP},
     "learned": {"group": _TEXT, "model": _TEXT, "limit": _WHOLE},
     "cancel_wanted": {"shards": _LIST},
+    "alias": {"shard": _WHOLE, "attempt": _WHOLE, "batch_id": _TEXT},
     "duplicate": {"shard": _WHOLE, "attempt": _WHOLE, "batch_id": _TEXT},
     "cancelling": {"shard": _WHOLE, "attempt": _WHOLE},
     "finished": {"state": _TEXT},
@@ -371,7 +378,12 @@ MAYBE: dict[str, dict[str, Types]] = {
     "awaited": {"awaits": _LIST},
     "rejected": {"retry_at": _MAYBE_NUMBER, "refusals": _WHOLE},
     "fenced": {"mark": _MAYBE_TEXT},
-    "ended": {"output_file_id": _MAYBE_TEXT, "error_file_id": _MAYBE_TEXT, "completed": _MAYBE_WHOLE},
+    "ended": {
+        "output_file_id": _MAYBE_TEXT,
+        "error_file_id": _MAYBE_TEXT,
+        "completed": _MAYBE_WHOLE,
+        "failed": _MAYBE_WHOLE,
+    },
     "throttled": {"retry_at": _MAYBE_NUMBER},
     "closed": {"kept": _MAP, "again": _WHOLE, "retry": _WHOLE, "fatal": _MAYBE_TEXT},
 }
@@ -455,7 +467,7 @@ def check(state: State, event: Event, *, recorded: bool = False) -> None:
             _check_new(state, event)
     elif kind == "planned":
         _check_planned(state, event)
-    elif kind in ("duplicate", "cancelling"):
+    elif kind in ("alias", "duplicate", "cancelling"):
         shard, _ = _attempt_of(state, event)
         if kind == "duplicate" and not recorded:
             holder = state.holders.get((shard.lane, event["batch_id"]))
@@ -595,6 +607,9 @@ def apply(state: State, event: Event) -> State:
     elif kind == "cancel_wanted":
         for number in event["shards"]:
             state.shards[number].unwanted = True
+    elif kind == "alias":
+        state.aliases[event["batch_id"]] = (event["shard"], event["attempt"])
+        state.batches.add(event["batch_id"])
     elif kind == "duplicate":
         # A second batch of one create: an attempt of its own, to be cancelled, collected and counted.
         shard = state.shards[event["shard"]]
@@ -602,6 +617,7 @@ def apply(state: State, event: Event) -> State:
         extra.created_at = event["ts"]
         state.batches.add(event["batch_id"])
         state.holders[shard.lane, event["batch_id"]] = (shard.number, extra.number)
+        state.aliases.pop(event["batch_id"], None)
         extra.intent_at = shard.attempts[event["attempt"] - 1].intent_at
         shard.attempts.append(extra)
         _take_in(shard, extra)
@@ -649,6 +665,7 @@ def _apply_attempt(state: State, kind: str, event: Event) -> None:
         case "fenced":
             attempt.fenced_at = event["ts"]
             attempt.fenced_mark = event.get("mark")
+            attempt.fenced_file = event.get("deleted", True)
         case "parked":
             attempt.refusal = event.get("why") or attempt.refusal
         case "absent":
@@ -659,6 +676,7 @@ def _apply_attempt(state: State, kind: str, event: Event) -> None:
             attempt.output_file_id = event.get("output_file_id")
             attempt.error_file_id = event.get("error_file_id")
             attempt.completed = event.get("completed")
+            attempt.failed = event.get("failed")
             attempt.ended_at = event["ts"]
         case "throttled":
             attempt.alone = not any(
@@ -771,7 +789,7 @@ class Policy:
 
     lanes: tuple[Lane, ...]
     budget_usd: Decimal | None = None
-    resubmit_usd: Decimal = Decimal(1)
+    resubmit_usd: Decimal = Decimal(100)
     merge_seconds: float = 900.0
     audit_seconds: float = 3600.0
 
@@ -827,6 +845,35 @@ def named_limit(state: State, lane: Lane) -> int | None:
     return min(known) if known else None
 
 
+UNPROVEN_USD = Decimal(1)
+"""At most this is assumed absent where the input file could not be deleted, whatever `retry.resubmit_usd` allows."""
+
+
+def at_stake(shard: Shard) -> Decimal | None:
+    """USD that could be paid twice if a shard were sent again: all submissions of it that were, or are about to be,
+    taken for absent may have happened after all. None: its price is not known."""
+    if shard.max_usd is None:
+        return None
+    return shard.max_usd * (shard.presumed + 1)
+
+
+def resubmit_limit(policy: Policy, attempt: Attempt) -> Decimal:
+    """USD up to which a submission that does not show is taken for absent without asking a person."""
+    return policy.resubmit_usd if attempt.fenced_file else min(policy.resubmit_usd, UNPROVEN_USD)
+
+
+def settling_seconds(lane: Lane, shard: Shard, attempt: Attempt, policy: Policy) -> float:
+    """How long a submission has to stay out of the list: the longer, the more is at stake.
+
+    The provider's time for up to a dollar, and its square root more above: ten times that long for 100 USD. What a
+    person is asked about anyway waits no longer than a cheap one.
+    """
+    stake = at_stake(shard)
+    if stake is None or stake > resubmit_limit(policy, attempt):
+        return lane.settle_seconds
+    return lane.settle_seconds * max(1.0, math.sqrt(stake))
+
+
 def decide(state: State, now: float, policy: Policy, pace: Pace) -> list[Action]:
     """What can be done at `now`: everything that needs no waiting, else one WAIT, STOP or FINISH."""
     if state.finished:
@@ -865,7 +912,7 @@ def decide(state: State, now: float, policy: Policy, pace: Pace) -> list[Action]
             case Phase.CREATING:
                 when(pace.ready("recover", number, n), Action(Do.RECOVER, number, n, shard.lane))
             case Phase.FENCED:
-                settled = pace.settling.get((number, n), now) + lane.settle_seconds
+                settled = pace.settling.get((number, n), now) + settling_seconds(lane, shard, attempt, policy)
                 when(max(settled, pace.ready("settle", number, n)), Action(Do.SETTLE, number, n, shard.lane))
             case Phase.CREATED:
                 if (attempt.stray or shard.unwanted or state.cancel_requested) and not attempt.cancelling:

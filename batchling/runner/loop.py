@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 
 from batchling.ledger import Action, Do, Phase, decide
-from batchling.runner import gathering, replanning, submission
+from batchling.runner import fetching, gathering, polling, replanning, submission
 from batchling.runner.session import Session
 
 PERFORM: dict[Do, Callable[[Session, Action], None]] = {
@@ -16,8 +16,8 @@ PERFORM: dict[Do, Callable[[Session, Action], None]] = {
     Do.AUDIT: submission.audit,
     Do.CANCEL: submission.cancel,
     Do.DROP: submission.drop,
-    Do.POLL: gathering.poll,
-    Do.COLLECT: gathering.collect,
+    Do.POLL: polling.poll,
+    Do.COLLECT: fetching.collect,
     Do.INGEST: gathering.ingest,
     Do.REPLAN: replanning.replan,
     Do.SPLIT: replanning.split,

@@ -9,10 +9,11 @@ from typing import Any
 from batchling.errors import CallError, CallNotFound, UnfinishedError, UsageError
 from batchling.ledger import OVER, UNRESOLVED, UNSENT, Action, Attempt, Do, Phase, Shard
 from batchling.models import Batch
+from batchling.runner.adoption import adopt_from_list
 from batchling.runner.gathering import give_up, ingest
-from batchling.runner.session import Session, own
+from batchling.runner.identity import own
+from batchling.runner.session import Session
 from batchling.runner.shards import chunks
-from batchling.runner.submission import adopt_from_list
 
 
 def parked(session: Session) -> list[tuple[Shard, Attempt]]:

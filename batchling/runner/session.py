@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from batchling.clock import Clock
 from batchling.disk import Disk
+from batchling.errors import CallError
 from batchling.journal import Journal
 from batchling.ledger import Attempt, Lane, Pace, Phase, Policy, Shard, State, apply, check
 from batchling.models import Batch, Price
@@ -78,14 +79,62 @@ class LaneKit:
 
 
 @dataclass(slots=True)
+class Look:
+    """What this process remembers of its looks at one batch. Times are Unix seconds.
+
+    Attributes:
+        at: when it was last asked for by id.
+        not_before: put off until then, because the last GET failed.
+        failures: GETs that failed in a row.
+        prompts: looks in a row that the list prompted and that brought nothing new.
+        heard: what the list said when it last prompted a look.
+    """
+
+    at: float
+    not_before: float = 0.0
+    failures: int = 0
+    prompts: int = 0
+    heard: tuple[str | None, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """One file of a batch as it arrived, in its `.part`.
+
+    Attributes:
+        file_id: at the provider.
+        sha256: of what arrived; None: nothing did.
+        bytes, lines: of what arrived.
+        torn: the last line is not whole.
+        short: why the transport says that it is not all of it.
+        stated: bytes that the provider says it has; None: it does not say.
+        error: why it cannot be had now.
+    """
+
+    file_id: str
+    sha256: str | None = None
+    bytes: int = 0
+    lines: int = 0
+    torn: bool = False
+    short: str | None = None
+    stated: int | None = None
+    error: CallError | None = None
+
+
+@dataclass(slots=True)
 class Session:
     """A plan, held.
 
     Attributes:
         batches: the newest that the provider said of each batch (memory only).
         failures: calls that failed in a row.
-        missing: file id → Unix seconds of the first 404 in a row, and how many there were.
+        missing: what is not as it should be (a file's 404, a short download) → Unix seconds since when it is so
+            without a change, and how often it was seen.
         renewed: file id → shards that were written anew because it must not be used again.
+        looks: batch id → this process's looks at it.
+        scans: group → the provider's list, from where the last look left it.
+        unread: listed batch id → Unix seconds before which it is not asked for again.
+        parts: (shard, attempt, kind) → a file that arrived whole while another of its batch did not.
     """
 
     disk: Disk
@@ -104,6 +153,10 @@ class Session:
     quiet_polls: dict[str, int] = field(default_factory=dict)
     missing: dict[str, tuple[float, int]] = field(default_factory=dict)
     renewed: dict[str, int] = field(default_factory=dict)
+    looks: dict[str, Look] = field(default_factory=dict)
+    scans: dict[str, Iterator[Batch]] = field(default_factory=dict)
+    unread: dict[str, float] = field(default_factory=dict)
+    parts: dict[tuple[int, int, str], Download] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.clock.not_before(self.state.ts)
@@ -167,63 +220,24 @@ class Session:
         self.pace.due.pop((do, shard, attempt), None)
 
 
-def own(batch: Batch, session: Session, group: str) -> tuple[int, int] | None:
-    """The (shard, attempt) that a batch of a group's list belongs to, by its metadata or its input file; None: not ours,
-    or nothing says which (see `may_be_own`).
-
-    Metadata decides where it is there: stores that name files by their bytes, and servers that count from 1 again, give
-    a file id twice, to us and to others. It must agree in the shard's hash as well: somebody else's plan may have the
-    same six characters. An attempt that the journal does not have (it was restored from a copy) counts as the last
-    that it has.
-    """
-    lanes = [kit.lane.number for kit in session.kits_of(group)]
-    marked = batch.metadata.get("batchling_plan")
-    if marked is not None and marked != session.folder.tail:
-        return None
-    return _named(batch, session, lanes) or by_file(batch, session, lanes)
+MISSING_LOOKS = 12
+"""404s without any content in between, over the provider's grace time, after which a file is taken for lost; and times
+that it arrives not as announced, but always the same, over the same time, before it is taken as it is."""
 
 
-def may_be_own(batch: Batch, session: Session, group: str) -> bool:
-    """Nothing says whose it is, or of which of our submissions: so it proves no absence."""
-    if own(batch, session, group) is not None or "batchling_plan" in batch.metadata:
-        return False
-    lanes = [kit.lane.number for kit in session.kits_of(group)]
-    shared = any(session.state.owners(lane, batch.input_file_id or "") for lane in lanes)
-    return shared or not (batch.input_file_id or batch.metadata)
+def stays(session: Session, what: str, looks: int, seconds: float) -> bool:
+    """Whether something was seen now as it was before, this often and over this long; the first time begins the count."""
+    since, n = session.missing.get(what, (session.clock.now(), 0))
+    session.missing[what] = (since, n + 1)
+    return n + 1 >= looks and session.clock.now() - since >= seconds
 
 
-def _named(batch: Batch, session: Session, lanes: list[int]) -> tuple[int, int] | None:
-    meta = batch.metadata
-    if meta.get("batchling_plan") != session.folder.tail:
-        return None
-    try:
-        number, attempt = int(meta["batchling_shard"]), int(meta["batchling_attempt"])
-    except (KeyError, ValueError):
-        return None
-    shard = session.state.shards.get(number)
-    if shard is None or shard.lane not in lanes or meta.get("batchling_sha256") != shard.sha256 or attempt < 1:
-        return None
-    return number, min(attempt, len(shard.attempts))
+def gone(session: Session, kit: LaneKit, what: str) -> bool:
+    """404 means unknown: only one that stays for long, however often this process looks, means that it is lost."""
+    return stays(session, what, MISSING_LOOKS, kit.grace_seconds)
 
 
-def by_file(batch: Batch, session: Session, lanes: Iterable[int]) -> tuple[int, int] | None:
-    """Whose the batch is by its input file alone; None where its id was given for several shards that may all be meant."""
-    owners = [owner for lane in lanes for owner in session.state.owners(lane, batch.input_file_id or "")]
-    if len(owners) > 1:
-        # Those that have a batch already have another: the journal does not know this one.
-        owners = [owner for owner in owners if session.shard(*owner)[1].batch_id is None] or owners
-        if batch.total:
-            owners = [owner for owner in owners if session.state.shards[owner[0]].rows == batch.total]
-    return owners[-1] if len({number for number, _ in owners}) == 1 else None
-
-
-def listing(session: Session, group: str) -> Iterable[Batch]:
-    """Every batch that the group's provider lists, back past the plan's first create intent.
-
-    A day is added for clocks that disagree.
-    """
-    kits = session.kits_of(group)
-    numbers = {kit.lane.number for kit in kits}
-    intents = [a.intent_at for s, a in session.state.attempts() if s.lane in numbers and a.intent_at]
-    since = (min(intents) if intents else session.clock.now()) - 86_400.0
-    return kits[0].provider.find(since)
+def gone_for_long(session: Session, kit: LaneKit, what: str) -> bool:
+    """`gone`, without counting another look."""
+    since, n = session.missing.get(what, (session.clock.now(), 0))
+    return n >= MISSING_LOOKS and session.clock.now() - since >= kit.grace_seconds

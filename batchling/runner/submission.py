@@ -14,11 +14,12 @@ from batchling.errors import (
     DiskError,
     UnfinishedError,
 )
-from batchling.ledger import Action, Attempt, Phase, Shard
+from batchling.ledger import Action, Attempt, Phase, Shard, at_stake, resubmit_limit
 from batchling.models import Submission
 from batchling.runner import replanning
-from batchling.runner.gathering import give_up, no_such_route
-from batchling.runner.session import Session, listing, may_be_own, own
+from batchling.runner.adoption import adopt_from_list
+from batchling.runner.gathering import give_up
+from batchling.runner.session import Session
 from batchling.runner.shards import chunks
 
 RETRY_SECONDS = 2.0
@@ -47,6 +48,16 @@ ROUTE_TRIES = 8
 UNKNOWN_FATES = 3
 """Attempts of a shard whose fate stays unknown, of which the last one waits for a person, whatever it costs. The model
 check of the protocol explores as many."""
+
+
+NO_LIST = "the provider cannot list batches, so nothing can prove that it did not happen"
+BROKEN_LIST = "the provider's list cannot be read, so nothing can prove that it did not happen"
+UNCLEAR_LIST = "the provider's list does not say of every batch whose it is, or lacks batches that are there"
+
+
+def no_such_route(error: CallError) -> bool:
+    """What answered does not know this call: a status that says so, or a body that is none of the API's."""
+    return error.status in (404, 405, 501) or error.code == "unreadable"
 
 
 def submission(session: Session, shard: Shard, attempt: Attempt) -> Submission:
@@ -209,82 +220,82 @@ def _refused(session: Session, shard: Shard, attempt: Attempt, error: CallRefuse
     session.record(*events)
 
 
-def adopt_from_list(session: Session, group: str) -> bool:
-    """Journals every listed batch that is made from one of our files and that the journal does not know.
-
-    Returns:
-        Whether the list says of every other batch whose it is; one without file and metadata may be ours.
-    """
-    clear = True
-    for batch in listing(session, group):
-        if session.knows(batch.id):
-            continue
-        mine = own(batch, session, group)
-        if mine is None:
-            clear = clear and not may_be_own(batch, session, group)
-            continue
-        shard, attempt = session.shard(*mine)
-        if attempt.batch_id is not None:
-            # One create, two batches: something between us and the provider sent it again.
-            session.record(
-                {"kind": "duplicate", "shard": shard.number, "attempt": attempt.number, "batch_id": batch.id}
-            )
-            continue
-        session.batches[batch.id] = batch
-        session.record(
-            {"kind": "created", "shard": shard.number, "attempt": attempt.number, "batch_id": batch.id, "adopted": True}
-        )
-    return clear
-
-
 def recover(session: Session, action: Action) -> None:
     """Step 5, first half: is it in the list? If not, delete its input file, so that it can no longer happen."""
     shard, attempt = session.shard(action.shard, action.attempt)
     kit = session.kit(shard)
+    where = {"shard": shard.number, "attempt": attempt.number}
+    deleted = kit.lane.can_fence
     try:
         if kit.lane.can_list:
             adopt_from_list(session, kit.lane.group)
         if attempt.phase is not Phase.CREATING:
             session.settled("recover", shard.number, attempt.number)
             return
-        if not (kit.lane.can_list and kit.lane.can_fence):
-            session.record({"kind": "parked", "shard": shard.number, "attempt": attempt.number})
+        if not kit.lane.can_list:
+            session.record({"kind": "parked", **where, "why": NO_LIST})
             return
-        assert attempt.file_id is not None
-        if not kit.provider.fence(attempt.file_id):
-            raise CallUnavailable("the input file could not be deleted")
     except CallError as error:
-        if _list_is_broken(session, "recover", shard.number, attempt.number, error):
-            session.record({"kind": "parked", "shard": shard.number, "attempt": attempt.number})
+        if _is_broken(session, "recover", shard.number, attempt.number, error):
+            session.record({"kind": "parked", **where, "why": f"{BROKEN_LIST}: {error.message}"[:500]})
             return
         session.backoff("recover", shard.number, attempt.number, error, base=RETRY_SECONDS, what="recover")
         return
+    if deleted:
+        assert attempt.file_id is not None
+        try:
+            if not kit.provider.fence(attempt.file_id):
+                raise CallUnavailable("the input file could not be deleted")
+        except CallError as error:
+            if not _is_broken(session, "fence", shard.number, attempt.number, error):
+                session.backoff("fence", shard.number, attempt.number, error, base=RETRY_SECONDS, what="recover")
+                session.pace.due["recover", shard.number, attempt.number] = session.pace.ready(
+                    "fence", shard.number, attempt.number
+                )
+                return
+            session.observer.trouble(session, "the input file cannot be deleted", error, 0.0)
+            deleted = False
+    session.settled("fence", shard.number, attempt.number)
     session.settled("recover", shard.number, attempt.number)
     mark = session.clock.mark()
-    session.record({"kind": "fenced", "shard": shard.number, "attempt": attempt.number, "mark": mark})
+    session.record({"kind": "fenced", **where, "mark": mark, "deleted": deleted})
     session.pace.settling[shard.number, attempt.number] = session.clock.now()
 
 
 def settle(session: Session, action: Action) -> None:
-    """Step 5, second half: settled and still not in the list, so it did not happen; a dear one waits for a person."""
+    """Step 5, second half: settled and still not in the list, so it did not happen; what is at stake may be for a person."""
     shard, attempt = session.shard(action.shard, action.attempt)
     kit = session.kit(shard)
+    where = {"shard": shard.number, "attempt": attempt.number}
     try:
         clear = adopt_from_list(session, kit.lane.group)
     except CallError as error:
-        if _list_is_broken(session, "settle", shard.number, attempt.number, error):
-            session.record({"kind": "parked", "shard": shard.number, "attempt": attempt.number})
+        if _is_broken(session, "settle", shard.number, attempt.number, error):
+            session.record({"kind": "parked", **where, "why": f"{BROKEN_LIST}: {error.message}"[:500]})
             return
         session.backoff("settle", shard.number, attempt.number, error, base=RETRY_SECONDS, what="recover")
         return
     session.settled("settle", shard.number, attempt.number)
     if attempt.phase is not Phase.FENCED:
         return
-    # All that was taken for absent may have happened after all, so what may be sent again is bounded for the shard.
-    presumed = shard.presumed + 1
-    cheap = shard.max_usd is not None and shard.max_usd * presumed <= session.policy.resubmit_usd
-    kind = "absent" if clear and cheap and presumed < UNKNOWN_FATES else "parked"
-    session.record({"kind": kind, "shard": shard.number, "attempt": attempt.number})
+    why = _why_a_person(session, shard, attempt, clear=clear)
+    session.record({"kind": "absent", **where} if why is None else {"kind": "parked", **where, "why": why})
+
+
+def _why_a_person(session: Session, shard: Shard, attempt: Attempt, *, clear: bool) -> str | None:
+    """Why it is not simply taken for absent; None: it is."""
+    stake = at_stake(shard)
+    limit = resubmit_limit(session.policy, attempt)
+    if not clear:
+        return UNCLEAR_LIST
+    if shard.presumed + 1 >= UNKNOWN_FATES:
+        return f"{UNKNOWN_FATES} submissions of the shard are of unknown fate"
+    if stake is None:
+        return "what it could cost is not known"
+    if stake > limit:
+        kept = "" if attempt.fenced_file else ", its input file could not be deleted"
+        return f"it could be paid twice: up to {stake:f} USD, above retry.resubmit_usd ({limit:f} USD{kept})"
+    return None
 
 
 def audit(session: Session, action: Action) -> None:
@@ -292,7 +303,7 @@ def audit(session: Session, action: Action) -> None:
     try:
         adopt_from_list(session, action.group)
     except CallError as error:
-        if not _list_is_broken(session, "audit " + action.group, 0, 0, error):
+        if not _is_broken(session, "audit " + action.group, 0, 0, error):
             session.backoff("audit " + action.group, 0, 0, error, base=RETRY_SECONDS, what="audit")
             return
         session.observer.trouble(session, "the audit is left out: the provider's list cannot be read", error, 0.0)
@@ -301,7 +312,7 @@ def audit(session: Session, action: Action) -> None:
     session.pace.audited_seq[action.group] = session.state.seq
 
 
-def _list_is_broken(session: Session, do: str, shard: int, attempt: int, error: CallError) -> bool:
+def _is_broken(session: Session, do: str, shard: int, attempt: int, error: CallError) -> bool:
     """The list (or the deletion) broke off, or was refused, too often to wait for a better one. It proves no absence."""
     tries = session.failures.get((do, shard, attempt), 0) + 1
     if error.code == "list_incomplete" or isinstance(error, CallRefused):

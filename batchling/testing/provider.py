@@ -94,13 +94,16 @@ class SimProvider:
                 self.chaos.faults["token limit at once"] += 1
                 text = f"Enqueued token limit reached. Limit: {limit:,} enqueued tokens."
                 raise CallRefused(text, status=400, code="token_limit_exceeded")
+        twice = fault("create twice", faults.create_twice)
+        if twice:
+            server.make(file_id, metadata)
+            server.time.pass_by(self.chaos.rng.uniform(2.0, 60.0))  # a gateway sends it again when its patience is over
+            server.catch_up()
         batch = server.make(file_id, metadata)
         if batch is None:
             raise CallRefused(f"No such File object: {file_id}", status=404, code="invalid_request_error")
         if batch.ending != "completed":
             self.chaos.faults[f"batch {batch.ending}"] += 1
-        if fault("create twice", faults.create_twice):
-            server.make(file_id, metadata)
         self.chaos.step(f"created {batch.id}")
         if fault("create unheard", faults.create_unheard):
             raise CallAmbiguous(self.chaos.rng.choice(("timeout", "500 Internal Server Error", "409 Conflict")))

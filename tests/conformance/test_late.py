@@ -99,11 +99,32 @@ def test_03_a_listed_batch_that_nobody_can_be_told_from_proves_no_absence(bench:
             entry["input_file_id"] = entry["metadata"] = None
         return reply(document)(request)
 
+    def bare(request: Request) -> Wire:
+        document = json.loads(normal(request).body)
+        document["input_file_id"] = document["metadata"] = None
+        return reply(document)(request)
+
     bench.server.on("GET", "/v1/batches", nameless)
+    bench.server.on("GET", "/v1/batches/*", bare)
     bench.server.on("POST", "/v1/batches", bench.server.lost(reset()), normal)
     outcome = bench.run()
     assert (outcome.exit_code, outcome.reason) == (75, "parked")
     assert bench.server.creates == 1
+
+
+def test_27_a_listed_batch_without_marks_is_asked_for_by_its_id(bench: Workbench) -> None:
+    normal = bench.server.normal
+
+    def nameless(request: Request) -> Wire:
+        document = json.loads(normal(request).body)
+        for entry in document["data"]:
+            entry["input_file_id"] = entry["metadata"] = None
+        return reply(document)(request)
+
+    bench.server.on("GET", "/v1/batches", nameless)
+    bench.server.on("POST", "/v1/batches", bench.server.lost(reset()), normal)
+    assert bench.run().exit_code == 0
+    assert bench.server.creates == 1 and bought(bench) == {1}
 
 
 NO_ROUTE = {
@@ -126,10 +147,18 @@ def test_10_a_list_that_there_is_not_does_not_keep_a_plan_open(bench: Workbench,
 def test_05_a_file_that_cannot_be_deleted_leaves_the_question_to_a_person(bench: Workbench, answer: str) -> None:
     bench.server.on("POST", "/v1/batches", reset(), bench.server.normal)
     bench.server.on("DELETE", "/v1/files/*", NO_ROUTE[answer])
-    outcome = bench.run()
+    outcome = bench.run("model.price={input: 1.0, output: 20000.0}")
     assert (outcome.exit_code, outcome.reason) == (75, "parked")
     assert outcome.next_command is not None and "resolve" in outcome.next_command
-    assert bench.clock.passed < 900
+    assert bench.server.creates == 0
+
+
+@pytest.mark.parametrize("answer", NO_ROUTE)
+def test_05_below_a_dollar_a_list_that_works_is_enough(bench: Workbench, answer: str) -> None:
+    bench.server.on("POST", "/v1/batches", reset(), bench.server.normal)
+    bench.server.on("DELETE", "/v1/files/*", NO_ROUTE[answer])
+    assert bench.run().exit_code == 0
+    assert bench.server.creates == 1 and bench.clock.passed > 900
 
 
 @pytest.mark.parametrize("answer", NO_ROUTE)

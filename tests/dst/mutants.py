@@ -16,7 +16,8 @@ from typing import Any
 from batchling import journal, ledger
 from batchling.errors import CallAmbiguous
 from batchling.models import Batch, Submission
-from batchling.runner import gathering, loop, reading, replanning, submission
+from batchling.runner import adoption, fetching, gathering, loop, polling, reading, replanning, submission
+from batchling.runner import session as sessions
 from batchling.runner.session import Session
 from batchling.testing import provider as simulated
 from tests.dst import harness
@@ -57,7 +58,7 @@ def replaced(owner: Any, name: str, mutant: Any) -> Callable[[], None]:
         loop.PERFORM[do] = mutant
     others = [
         m
-        for m in (gathering, submission, replanning, loop, harness)
+        for m in (adoption, fetching, gathering, polling, sessions, submission, replanning, loop, harness)
         if m is not owner and getattr(m, name, None) is original
     ]
     for other in others:
@@ -95,7 +96,7 @@ MUTANTS = [
     ),
     Mutant(
         "no settling time",
-        without(ledger, "decide", ("+ lane.settle_seconds", "+ 0.0")),
+        without(ledger, "decide", ("+ settling_seconds(lane, shard, attempt, policy)", "+ 0.0")),
     ),
     Mutant(
         "the settling time is measured with the wall clock",
@@ -106,17 +107,17 @@ MUTANTS = [
     Mutant(
         "404 means gone",
         without(
-            gathering,
+            polling,
             "poll",
             (
                 'session.observer.trouble(session, f"batch {batch_id} is not there (yet)", error, 0.0)',
-                'found[batch_id] = Batch(id=batch_id, status="failed")',
+                'ended(session, shard, attempt, Batch(id=batch_id, status="failed"))',
             ),
         ),
     ),
     Mutant(
         "a lost file after one 404",
-        without(gathering, "_gone", ("return looks + 1 >= MISSING_LOOKS and", "return True or")),
+        without(sessions, "stays", ("return n + 1 >= looks and", "return True or")),
     ),
     Mutant(
         "the batch id is recorded late",
@@ -140,23 +141,23 @@ MUTANTS = [
     ),
     Mutant(
         "output file only",
-        without(gathering, "collect", (' ("errors", attempt.error_file_id)', "")),
+        without(fetching, "collect", (' ("errors", attempt.error_file_id)', "")),
     ),
     Mutant(
         "the output of a batch that did not complete is not fetched",
-        without(gathering, "collect", ("if file_id:", 'if file_id and attempt.reason == "completed":')),
+        without(fetching, "collect", ("if file_id:", 'if file_id and attempt.reason == "completed":')),
     ),
     Mutant(
         "downloads are not checked",
-        without(gathering, "_fetch", ("if problem is not None and", "problem = None\n    if False and")),
+        without(fetching, "_weigh", ("    rows = shard.rows\n", "    rows = shard.rows\n    return True\n")),
     ),
     Mutant(
         "no counts mean no answers",
-        without(gathering, "_files_to_come", ('announced is None if batch.status != "failed" else False', "False")),
+        without(polling, "_files_to_come", ('announced is None if batch.status != "failed" else False', "False")),
     ),
     Mutant(
         "raw files are not fsynced",
-        without(gathering, "_fetch", ("writer.sync()", "pass")),
+        without(fetching, "_download", ("writer.sync()", "pass")),
     ),
     Mutant(
         "the intent is not fsynced",
@@ -223,14 +224,14 @@ MUTANTS = [
     ),
     Mutant(
         "what is in a file that comes late is not waited for",
-        without(gathering, "_files_to_come", ("return bool(to_come)", "return False and bool(announced)")),
+        without(polling, "_files_to_come", ("return bool(to_come)", "return False and bool(announced)")),
     ),
     Mutant(
         "another plan's metadata is taken for ours",
         without(
-            submission,
+            adoption,
             "adopt_from_list",
-            ("mine = own(batch, session, group)", "mine = own(batch, session, group) or (1, 1)"),
+            ("mine = own(row, session, group)", "mine = own(row, session, group) or (1, 1)"),
         ),
     ),
     Mutant(

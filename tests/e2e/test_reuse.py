@@ -200,7 +200,7 @@ def test_a_budget_that_holds_a_repair_back_is_told_at_once(bench: Workbench) -> 
     bench.server.row = lambda request: answered(request, "no JSON")
     bench.server.endings = [Ending(), Ending(statuses=("in_progress",) * 60)]
     outcome = bench.run(
-        "limits.max_requests=2", "limits.concurrent_batches=1", "retry.repair=true", "budget.usd=0.0006"
+        "limits.max_requests=2", "limits.concurrent_batches=1", "retry.repair=true", "budget.usd=0.00065"
     )
     assert (outcome.exit_code, outcome.reason) == (4, "budget")
     last = max(event["ts"] for event in bench.events() if event["kind"] == "closed")

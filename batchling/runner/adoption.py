@@ -1,0 +1,184 @@
+"""Finding batches of ours that the journal does not know: adopted, remembered as an alias, or noted as a duplicate."""
+
+from __future__ import annotations
+
+from batchling.errors import CallError
+from batchling.ledger import UNCERTAIN
+from batchling.models import Batch
+from batchling.runner.identity import Relation, contradicts, listing, may_be_own, own, relation
+from batchling.runner.session import Session, gone_for_long
+
+EXAMINED_AT_MOST = 25
+"""Listed batches of the right time and size, but without our marks, that are asked for by id in one search."""
+
+CLOCK_SECONDS = 900.0
+"""By how much the provider's clock and ours may differ when a listed batch is compared with an intent."""
+
+ASK_AGAIN_SECONDS = 600.0
+"""Pause before a listed id that could not be read is asked for again."""
+
+FOREIGN_SECONDS = 86_400.0
+"""The same for one that the list shows as ours and that is somebody else's."""
+
+
+def adopt_from_list(session: Session, group: str) -> bool:
+    """Journals every listed batch that is made from one of our files and that the journal does not know.
+
+    The list only prompts: what a row is, a GET of its id says.
+
+    Returns:
+        Whether the list can prove an absence: every row that may be ours was read, and the batches that we know
+        to be there are in it.
+
+    Raises:
+        CallError: the list could not be read to its end, or nobody answers.
+    """
+    clear = True
+    shown: set[str] = set()
+    doubtful: list[Batch] = []
+    since = _oldest_doubt(session, group)
+    for row in listing(session, group):
+        shown.add(row.id)
+        mine = own(row, session, group)
+        if session.knows(row.id):
+            continue
+        if mine is not None:
+            clear = _take(session, group, row.id, mine) and clear
+        elif since is not None:
+            doubtful.append(row)
+    if since is None:
+        return True
+    clear = _examine(session, group, doubtful, since) and clear
+    unseen = _known(session, group) - shown
+    if unseen:
+        error = CallError(f"it lacks {len(unseen)} of our own batches, {min(unseen)} for one")
+        session.observer.trouble(session, "the provider's list cannot be relied on", error, 0.0)
+    return clear and not unseen
+
+
+def _oldest_doubt(session: Session, group: str) -> float | None:
+    """When the first create of unknown fate of a group was sent (Unix seconds); None: there is none."""
+    lanes = {kit.lane.number for kit in session.kits_of(group)}
+    intents = [
+        a.intent_at for s, a in session.state.attempts() if s.lane in lanes and a.phase in UNCERTAIN and a.intent_at
+    ]
+    return min(intents, default=None)
+
+
+def _known(session: Session, group: str) -> set[str]:
+    """Batches that were seen by their own id, so long ago that a list that works has them."""
+    kits = {kit.lane.number: kit for kit in session.kits_of(group)}
+    aliased = {session.shard(*place)[1].batch_id for place in session.state.aliases.values()}
+    now = session.clock.now()
+    return {
+        a.batch_id
+        for s, a in session.state.attempts()
+        if s.lane in kits
+        and a.batch_id is not None
+        and a.batch_id in session.batches
+        and a.batch_id not in aliased
+        and a.created_at is not None
+        and now - a.created_at > kits[s.lane].lane.settle_seconds
+    }
+
+
+def _examine(session: Session, group: str, doubtful: list[Batch], since: float) -> bool:
+    """Asks for listed batches that carry other marks than ours, or none, and may be ours by time and size.
+
+    Returns:
+        Whether each row without any mark turned out to be somebody else's.
+    """
+    sizes = {
+        s.rows
+        for s, a in session.state.attempts()
+        if a.phase in UNCERTAIN and s.lane in {kit.lane.number for kit in session.kits_of(group)}
+    }
+    fitting = [row for row in doubtful if not row.total or row.total in sizes]
+    recent = [row for row in fitting if row.created_at is None or row.created_at >= since - CLOCK_SECONDS]
+    if len(fitting) > EXAMINED_AT_MOST:
+        fitting = recent  # the provider's clock is believed only where there are too many to ask for
+    unmarked = [row for row in fitting if may_be_own(row, session, group)]
+    marked = [row for row in fitting if row not in unmarked]
+    clear = len(unmarked) <= EXAMINED_AT_MOST
+    # A row without marks can be anybody's; one with marks is somebody else's unless the list is wrong about it.
+    for row in [*unmarked, *(row for row in marked if row in recent)][:EXAMINED_AT_MOST]:
+        batch = _get(session, group, row.id)
+        bare = row in unmarked
+        if batch is None:
+            clear = clear and not bare
+            continue
+        mine = own(batch, session, group)
+        if mine is not None and not session.knows(row.id):
+            clear = _take(session, group, row.id, mine, batch) and clear
+        elif mine is None and bare and may_be_own(batch, session, group):
+            clear = False
+    return clear
+
+
+def _get(session: Session, group: str, batch_id: str) -> Batch | None:
+    """The batch by its id; None when it cannot be read now.
+
+    Raises:
+        CallError: nobody answers, so that asking for others would wait as long again.
+    """
+    if session.unread.get(batch_id, 0.0) > session.clock.now():
+        return None
+    try:
+        batch = session.kits_of(group)[0].provider.poll(batch_id)
+    except CallError as error:
+        if error.status is None:
+            raise
+        session.unread[batch_id] = session.clock.now() + ASK_AGAIN_SECONDS
+        session.observer.trouble(session, f"batch {batch_id} is listed, and cannot be read", error, 0.0)
+        return None
+    session.unread.pop(batch_id, None)
+    return batch
+
+
+def _take(session: Session, group: str, batch_id: str, mine: tuple[int, int], batch: Batch | None = None) -> bool:
+    """Decides by GETs what a listed batch with our marks is, and journals it.
+
+    Returns:
+        Whether that could be decided.
+    """
+    if batch is None:
+        batch = _get(session, group, batch_id)
+        if batch is None:
+            return False
+    mine = own(batch, session, group) or mine
+    shard, attempt = session.shard(*mine)
+    if contradicts(batch, session, shard, attempt) is not None:
+        session.unread[batch_id] = session.clock.now() + FOREIGN_SECONDS
+        return True  # the list was wrong: it is somebody else's
+    place = {"shard": shard.number, "attempt": attempt.number, "batch_id": batch_id}
+    for known in [a for a in shard.attempts if a.batch_id is not None]:
+        assert known.batch_id is not None
+        if batch.id == known.batch_id:
+            session.record({"kind": "alias", **place, "attempt": known.number})
+            return True
+        other = _get(session, group, known.batch_id)
+        if other is None and not gone_for_long(session, session.kit(shard), f"batch {known.batch_id}"):
+            session.unread[batch_id] = session.clock.now() + ASK_AGAIN_SECONDS
+            return False
+        if other is None or relation(batch, batch_id, other, known.batch_id) is Relation.ALIAS:
+            session.record({"kind": "alias", **place, "attempt": known.number})
+            return True
+    if attempt.batch_id is not None:
+        # One create, two batches: something between us and the provider sent it again.
+        session.record({"kind": "duplicate", **place})
+        return True
+    session.batches[batch_id] = batch
+    session.record({"kind": "created", **place, "adopted": True})
+    return True
+
+
+def tell_aliases_apart(session: Session, group: str, batch_id: str, batch: Batch) -> None:
+    """A batch has ended without an answer to each row: does a second name of it show another batch after all?"""
+    for alias, place in list(session.state.aliases.items()):
+        shard, attempt = session.shard(*place)
+        if attempt.batch_id != batch_id or (batch.completed or 0) >= shard.rows:
+            continue
+        other = _get(session, group, alias)
+        if other is not None and relation(other, alias, batch, batch_id) is Relation.DIFFERENT:
+            place_of = {"shard": shard.number, "attempt": attempt.number, "batch_id": alias}
+            session.record({"kind": "duplicate", **place_of})
