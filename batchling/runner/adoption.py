@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from batchling.errors import CallError
-from batchling.ledger import UNCERTAIN
+from batchling.ledger import OVER, UNCERTAIN
 from batchling.models import Batch
 from batchling.runner.identity import Relation, contradicts, listing, may_be_own, own, relation
 from batchling.runner.session import Session, gone_for_long
@@ -160,7 +160,8 @@ def _take(session: Session, group: str, batch_id: str, mine: tuple[int, int], ba
         if other is None and not gone_for_long(session, session.kit(shard), f"batch {known.batch_id}"):
             session.unread[batch_id] = session.clock.now() + ASK_AGAIN_SECONDS
             return False
-        if other is None or relation(batch, batch_id, other, known.batch_id) is Relation.ALIAS:
+        over = known.phase in OVER and other is not None and other.terminal and not batch.terminal
+        if not over and (other is None or relation(batch, batch_id, other, known.batch_id) is Relation.ALIAS):
             session.record({"kind": "alias", **place, "attempt": known.number})
             return True
     if attempt.batch_id is not None:

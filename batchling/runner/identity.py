@@ -13,8 +13,8 @@ from batchling.ledger import Attempt, Shard
 from batchling.models import Batch
 from batchling.runner.session import Session
 
-SAME_SECONDS = 1.5
-"""Creation times that differ by more are those of two batches: servers round to whole seconds."""
+SAME_SECONDS = 1.0
+"""Creation times that differ by as much are those of two batches: servers round to whole seconds."""
 
 
 def own(batch: Batch, session: Session, group: str) -> tuple[int, int] | None:
@@ -109,7 +109,7 @@ def relation(one: Batch, asked_one: str, other: Batch, asked_other: str) -> Rela
     if len(attempts) == 2:
         return Relation.DIFFERENT
     made = [b.created_at for b in (one, other) if b.created_at is not None]
-    if len(made) == 2 and abs(made[0] - made[1]) > SAME_SECONDS:
+    if len(made) == 2 and abs(made[0] - made[1]) >= SAME_SECONDS:
         return Relation.DIFFERENT
     if one.terminal and other.terminal:
         counts = [(b.status, b.completed or 0, b.failed or 0) for b in (one, other)]

@@ -178,13 +178,17 @@ def let_go(session: Session, shard: int | None) -> None:
 
 
 def _received(session: Session, shard: Shard, attempt: Attempt) -> list[dict[str, Any]]:
-    """The files of a batch that arrived whole before the others could not be fetched; with the others as lost. None: nothing."""
+    """What has arrived of a batch's files, whole or not, with the others as lost. Empty: nothing has."""
     files: list[dict[str, Any]] = []
     received = False
     for kind, file_id in (("output", attempt.output_file_id), ("errors", attempt.error_file_id)):
         if file_id is None:
             continue
         path = session.folder.raw(shard.number, attempt.number, kind)
+        part = path.with_name(path.name + ".part")
+        whole = session.disk.exists(path)
+        if not whole and session.disk.exists(part):
+            session.disk.replace(part, path)  # answers that are here are kept, even if others of their file are not
         if not session.disk.exists(path):
             files.append({"file": None, "file_id": file_id, "sha256": None, "bytes": 0, "lines": 0, "whole": False})
             continue
@@ -201,7 +205,7 @@ def _received(session: Session, shard: Shard, attempt: Attempt) -> list[dict[str
                 "sha256": digest.hexdigest(),
                 "bytes": size,
                 "lines": count,
-                "whole": True,
+                "whole": whole,
             }
         )
     return files if received else []

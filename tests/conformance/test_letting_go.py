@@ -10,7 +10,7 @@ import pytest
 from batchling.api import verbs
 from batchling.api.outcome import Outcome
 from batchling.errors import UsageError
-from tests.servers.batches import Ending
+from tests.servers.batches import Ending, failed, fitting, text_of
 from tests.servers.scripted import gateway, refuse, reply, reset
 from tests.workbench import ENDLESS, KEY_VARIABLE, Workbench
 
@@ -139,7 +139,9 @@ def test_one_shard_is_given_up_and_the_others_go_on(bench: Workbench) -> None:
 
 def test_answers_that_are_here_already_are_kept(bench: Workbench) -> None:
     """The output file arrived, the error file never does."""
-    bench.server.arrange = lambda output, errors: (b"".join(output), b"{}\n")
+    bench.server.row = lambda request: (
+        failed(request, "bad_row") if text_of(request).endswith("number 2?") else fitting(request)
+    )
     plan = bench.run(detach=True)
     gone = gateway(503)
     bench.server.on(
@@ -149,7 +151,7 @@ def test_answers_that_are_here_already_are_kept(bench: Workbench) -> None:
     )
     waits(bench)
     after = verbs.resolve(plan.plan_id, runs=bench.runs, decision="drop", shard=1, force=True)
-    assert (after.state, after.states) == ("finished", {"ok": 3})
+    assert (after.state, after.states) == ("finished", {"ok": 2, "cancelled": 1})
     assert after.actual_usd == Decimal("0.000060000")
 
 

@@ -283,7 +283,7 @@ def test_10_batches_are_polled_by_themselves_where_the_list_is_refused(bench: Wo
 
 def test_11_a_batch_that_the_provider_has_lost_can_be_given_up_and_only_then(bench: Workbench) -> None:
     plan = bench.run(detach=True)
-    with pytest.raises(UsageError, match="nothing to give up"):
+    with pytest.raises(UsageError, match="may still bring answers"):
         verbs.resolve(plan.plan_id, runs=bench.runs, decision="drop")
     gone = refuse(404, None, "No batch found")
     bench.server.on("GET", "/v1/batches/*", gone)
