@@ -187,7 +187,7 @@ def _received(session: Session, shard: Shard, attempt: Attempt) -> list[dict[str
         path = session.folder.raw(shard.number, attempt.number, kind)
         part = path.with_name(path.name + ".part")
         whole = session.disk.exists(path)
-        if not whole and session.disk.exists(part):
+        if not whole and session.disk.exists(part) and any(chunks(session.disk, part)):
             session.disk.replace(part, path)  # answers that are here are kept, even if others of their file are not
         if not session.disk.exists(path):
             files.append({"file": None, "file_id": file_id, "sha256": None, "bytes": 0, "lines": 0, "whole": False})

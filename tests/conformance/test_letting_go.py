@@ -151,7 +151,7 @@ def test_answers_that_are_here_already_are_kept(bench: Workbench) -> None:
     )
     waits(bench)
     after = verbs.resolve(plan.plan_id, runs=bench.runs, decision="drop", shard=1, force=True)
-    assert (after.state, after.states) == ("finished", {"ok": 2, "cancelled": 1})
+    assert (after.state, after.states) == ("finished", {"ok": 2, "missing": 1})
     assert after.actual_usd == Decimal("0.000060000")
 
 
