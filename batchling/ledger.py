@@ -145,6 +145,7 @@ class Shard:
         counts: rows by state, as all its closed attempts together say.
         kept: of these, the rows that stay when `retry` rows are asked again in another shard.
         again: rows that a later run would ask again.
+        lost: rows that may have been answered, and paid, by a batch whose files did not arrive whole.
         replanned: its rows to ask again are in another shard.
         unwanted: nobody wants its answers any more: it is cancelled, or not sent, and nothing of it is asked again.
         doubts: submissions of its rows, in shards that it took the place of, that may have happened after all.
@@ -163,6 +164,7 @@ class Shard:
     counts: Mapping[str, int] = field(default_factory=dict)
     kept: Mapping[str, int] = field(default_factory=dict)
     again: int = 0
+    lost: int = 0
     retry: int = 0
     replanned: bool = False
     unwanted: bool = False
@@ -199,6 +201,13 @@ class Shard:
     def closed(self) -> bool:
         """Every row has a state: nothing is out and something was read."""
         return self.over and any(a.phase is Phase.CLOSED for a in self.attempts)
+
+    @property
+    def given_up(self) -> Attempt | None:
+        """The attempt that a person gave up although it may have been paid, when nothing of the shard was read."""
+        if not self.over or self.closed or self.replanned:
+            return None
+        return next((a for a in reversed(self.attempts) if a.presumed and a.phase is Phase.DROPPED), None)
 
     @property
     def over(self) -> bool:
@@ -312,14 +321,29 @@ class State:
 
     @property
     def again(self) -> int:
-        """Requests that a later run would send again: never answered, or answered by an error that may pass."""
+        """Requests that a later run would send again: never answered, or answered by an error that may pass.
+
+        Without those of `doubts`: they may be paid, so nothing asks them again by itself.
+        """
         total = 0
         for shard in self.shards.values():
             if shard.replanned:
-                total += shard.kept.get("cancelled", 0)
-            else:
-                total += shard.again if shard.closed else shard.rows
+                left = shard.kept.get("cancelled", 0)
+                was_cancelled = any(a.unsure and a.reason == "cancelled" for a in shard.attempts)
+                total += max(0, left - shard.lost) if was_cancelled else left
+            elif shard.closed:
+                total += shard.again
+            elif not shard.given_up:
+                total += shard.rows
         return total
+
+    def doubts(self) -> Iterator[tuple[Shard, Attempt, int]]:
+        """What may have been paid and was not received: shard, the attempt that it may have been paid for, and how many rows."""
+        for shard in self.shards.values():
+            if shard.closed and shard.lost:
+                yield shard, [a for a in shard.attempts if a.unsure][-1], shard.lost
+            elif (given_up := shard.given_up) is not None:
+                yield shard, given_up, shard.rows
 
     def counts(self, lane: int | None = None) -> dict[str, int]:
         """Requests by state, of one lane or all; what is not closed is `pending`. A row that was asked again counts where it went."""
@@ -699,6 +723,12 @@ def _apply_attempt(state: State, kind: str, event: Event) -> None:
             if not shard.replanned:  # a stray that ends later changes nothing about rows that moved on
                 shard.counts, shard.kept = event["counts"], event.get("kept", {})
                 shard.again, shard.retry = event.get("again", 0), event.get("retry", 0)
+                shard.lost = event.get("lost", 0)
+                if attempt.unsure and "lost" not in event:
+                    # Version 0.1.0 counted them among those that a later run asks again.
+                    absent = attempt.reason if attempt.reason in ("expired", "cancelled") else "missing"
+                    shard.lost = shard.kept.get(absent, 0)
+                    shard.again = max(0, shard.again - shard.lost)
             shard.closed_at = event["ts"]
             if event.get("fatal"):
                 state.fatal[shard.lane] = event["fatal"]

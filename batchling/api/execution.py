@@ -13,6 +13,7 @@ from typing import Any
 
 from batchling.api.kits import decode_cached, kits, offline_kits, recorded
 from batchling.api.outcome import MetricValue, Outcome, RunReport
+from batchling.api.standing import not_received
 from batchling.api.workspace import Workspace, state_name
 from batchling.catalog.rows import Refreshed
 from batchling.duck import interrupted
@@ -20,6 +21,7 @@ from batchling.errors import BatchlingError, CallError, DetachedError, LockedErr
 from batchling.journal import Journal, read
 from batchling.ledger import UNRESOLVED, UNSENT, Pace, Policy, State, replay
 from batchling.runner.awaiting import take_over
+from batchling.runner.doubts import Doubt, told
 from batchling.runner.folder import PlanFolder, awaited_plan
 from batchling.runner.loop import Steps, drive, steps
 from batchling.runner.session import LaneKit, Observer, Session, Silent
@@ -391,6 +393,8 @@ def outcome(workspace: Workspace, folder: PlanFolder, state: State, reason: str,
         next_command = f"batchling watch {folder.plan_id}"
     elif state.again:
         next_command = document["command"]
+    lost = tuple(not_received(workspace, folder, state, document))
+    again = document["command"] if document["command"].startswith("batchling ") else None
     return Outcome(
         plan_id=folder.plan_id,
         folder=folder.path,
@@ -409,8 +413,18 @@ def outcome(workspace: Workspace, folder: PlanFolder, state: State, reason: str,
         actual_usd=state.known_spent(),
         next_command=next_command,
         details=tuple(details),
-        warnings=(*refreshed.warnings, *_remarks(workspace, folder)),
+        warnings=(*refreshed.warnings, *_remarks(workspace, folder), *_asking_again(lost, again)),
+        not_received=lost,
     )
+
+
+def _asking_again(lost: Sequence[Doubt], command: str | None) -> Iterator[str]:
+    """Which command asks again what may have been paid: never the plain one."""
+    if lost and command is not None:
+        yield (
+            f"{told(lost)}; running it again does not ask them again, because they could be paid twice; "
+            f"{command} --retry missing does, after a question"
+        )
 
 
 def _remarks(workspace: Workspace, folder: PlanFolder) -> Iterator[str]:

@@ -8,6 +8,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from batchling.runner.doubts import Doubt
+
 
 @dataclass(frozen=True, slots=True)
 class LaneReport:
@@ -132,6 +134,7 @@ class Outcome:
         actual_usd: what the answers that this plan bought cost; None: not known.
         next_command: what goes on from here; None when nothing is left.
         details: what went wrong, one sentence each.
+        not_received: rows that may have been paid for and were not received, by batch.
     """
 
     plan_id: str
@@ -152,6 +155,7 @@ class Outcome:
     next_command: str | None = None
     details: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    not_received: tuple[Doubt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,3 +237,4 @@ class PlanStatus:
     runs_detail: tuple[Mapping[str, Any], ...] = field(default=())
     points: tuple[PointStatus, ...] = ()
     lanes: tuple[LaneStatus, ...] = ()
+    not_received: tuple[Doubt, ...] = ()

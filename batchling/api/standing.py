@@ -11,7 +11,9 @@ from typing import Any
 from batchling.api.outcome import BatchStatus, LaneStatus, PlanStatus, PointStatus
 from batchling.api.workspace import Workspace, state_name
 from batchling.errors import BatchlingError
+from batchling.journal import read
 from batchling.ledger import UNRESOLVED, UNSENT, Phase, State
+from batchling.runner.doubts import Doubt, doubts_of
 from batchling.runner.folder import PlanFolder, folders
 
 
@@ -108,7 +110,22 @@ def plan_status(workspace: Workspace, folder: PlanFolder) -> PlanStatus:
         ),
         points=tuple(_points(folder, document)),
         lanes=tuple(lane_statuses(state, document["lanes"])),
+        not_received=tuple(not_received(workspace, folder, state, document)),
     )
+
+
+def not_received(
+    workspace: Workspace, folder: PlanFolder, state: State, document: Mapping[str, Any]
+) -> Iterator[Doubt]:
+    """What may have been paid and did not arrive: by this plan's batches, and by earlier ones whose rows it left alone."""
+    for shard, attempt, rows in state.doubts():
+        yield doubts_of(folder.plan_id, shard, attempt, rows)
+    for found in document.get("doubtful", ()):
+        yield Doubt(**found)
+    if document.get("awaiting"):
+        for event in read(workspace.disk, folder.journal):
+            if event["kind"] == "awaited":
+                yield from (Doubt(**found) for found in event.get("doubtful", ()))
 
 
 def _points(folder: PlanFolder, document: Mapping[str, Any]) -> Iterator[PointStatus]:

@@ -27,6 +27,8 @@ from batchling.errors import JournalError, LockedError, ProviderError, RefusedEr
 from batchling.journal import says_finished
 from batchling.ledger import UNRESOLVED, UNSENT, Phase
 from batchling.prompt import mistakable
+from batchling.runner.compiling import Known
+from batchling.runner.doubts import told
 from batchling.runner.folder import PlanFolder
 from batchling.runner.planning import (
     Draft,
@@ -162,8 +164,16 @@ def plan_specs(
         shown=tuple(Shown(row, key, orjson.loads(body)) for row, key, body in totals.shown),
         same=same[0].plan_id if same else None,
         same_state=state_name(same[1]) if same else None,
-        notes=_notes(made),
+        notes=(*_notes(made), *_doubts(known)),
     )
+
+
+def _doubts(known: Known) -> Iterator[str]:
+    left = [replace(doubt, rows=rows) for doubt, rows in known.doubts.found.items()]
+    if left:
+        yield f"{told(left)}: left out; run --retry missing asks them again, after a question"
+    if known.doubts.again:
+        yield f"{known.doubts.again:,} of the requests may have been paid for and were not received: run asks first"
 
 
 def _notes(made: Draft) -> tuple[str, ...]:
@@ -201,7 +211,8 @@ def run(
     Args:
         detach: return when everything that can be sent now is sent.
         fresh: buy again what was answered before.
-        retry: record states whose rows are asked again: invalid, truncated, refused, filtered, error.
+        retry: record states whose rows are asked again: invalid, truncated, refused, filtered, error; and missing: those
+            that may have been paid for and were not received.
         prune: cancel the batches of older unfinished plans of this experiment that no plan wants any more; a function
             is asked first, with what it is in words.
         confirm: asked before more than `budget.confirm_usd` may be spent; None: that is allowed.
@@ -310,17 +321,25 @@ def _ask(session: Session, threshold: Decimal, confirm: Confirm) -> None:
         rounds = session.attempts if session.kit(shard).repair is not None else 1
         repaired = repaired or rounds > 1
         worst = None if worst is None or shard.max_usd is None else worst + shard.max_usd * rounds
-    if worst is not None and worst <= threshold:
+    # What may have been paid before is never asked again without a question, however little it costs.
+    fresh = not any(a.intent_at for _, a in session.state.attempts())
+    doubted = session.folder.load(session.disk).get("doubted", 0) if fresh else 0
+    if not doubted and worst is not None and worst <= threshold:
         return
     requests = sum(s.rows for s in unsent)
     what = f"{requests:,} request{'s' * (requests != 1)} in {len(unsent)} batch{'es' * (len(unsent) != 1)}"
     if repaired:
         what += ", and repairs of all answers,"
+    if doubted:
+        each = f"{doubted:,} of which may have been paid for and " + ("was" if doubted == 1 else "were")
+        what += f", {each} not received,"
     if not confirm(what, worst):
         cost_text = "a price that is not known" if worst is None else f"up to {worst:.4f} USD"
         raise RefusedError(
             f"not confirmed: {what} for {cost_text}; nothing was sent",
-            next_command="run the same command with --yes, or "
+            next_command="run the same command with --yes"
+            if doubted
+            else "run the same command with --yes, or "
             + ("set model.price and budget.usd" if worst is None else "raise budget.confirm_usd"),
         )
 

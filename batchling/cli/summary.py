@@ -14,6 +14,7 @@ from batchling.cli.shell import Shell
 from batchling.cli.table import Number, table
 from batchling.errors import BatchlingError
 from batchling.printable import printable
+from batchling.runner.doubts import told
 
 if TYPE_CHECKING:
     from batchling.api.outcome import MetricValue, Outcome, RunReport
@@ -38,7 +39,10 @@ def show_outcome(shell: Shell, outcome: Outcome, *, worked: bool) -> None:
     lines = [f"{outcome.experiment}: {REASONS.get(outcome.reason, outcome.reason)}   plan {outcome.plan_id}"]
     if outcome.simulated:
         lines[0] += f"   {SIMULATED}"
-    lines += [f"  {_bought(outcome, worked)}", "", run_table(outcome.runs), ""]
+    lines.append(f"  {_bought(outcome, worked)}")
+    if outcome.not_received:
+        lines.append(f"  {printable(told(outcome.not_received))}")
+    lines += ["", run_table(outcome.runs), ""]
     lines += metric_problems(outcome.runs)
     if len(outcome.runs) == 1 and outcome.states.get("pending", 0) < sum(outcome.states.values()):
         lines += preview(outcome.folder)
@@ -54,7 +58,7 @@ def show_outcome(shell: Shell, outcome: Outcome, *, worked: bool) -> None:
 
 def _bought(outcome: Outcome, worked: bool) -> str:
     if not worked and outcome.reason == "finished" and not outcome.created:
-        sent = "nothing sent: everything is answered"
+        sent = "nothing sent" if outcome.not_received else "nothing sent: everything is answered"
         return f"{sent}   {usd(outcome.actual_usd)} USD in all"
     parts = [f"{plural(outcome.bought, 'request')} sent in {plural(outcome.batches, 'batch', 'batches')}"]
     if outcome.reused:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ from batchling.ledger import replay
 from batchling.models import KEY_LENGTH
 from batchling.packing import KeySet
 from batchling.runner.caching import answers, decode_cache, reuse_answers
+from batchling.runner.doubts import doubtful
 from batchling.runner.folder import PlanFolder, awaited_plan
 from batchling.runner.planning import claimed, given_up, runs_locked
 from batchling.runner.replanning import body_of
@@ -85,7 +87,11 @@ def _settle(workspace: Refreshes, session: Session, name: str) -> None:
         for _, where in lanes.values():
             for answer in answers(workspace.runs, where):
                 answered.add(answer.key)
-        known = [entry for entry in entries if entry.key in answered]
+        doubts = list(doubtful(disk, PlanFolder(workspace.runs / awaited_plan(name))))
+        # What a person gave up is bought here; what may have been paid and did not arrive is left alone, as it is there.
+        lost = {d: [e.key for e in entries if e.key in keys] for d, keys in doubts if not d.given_up}
+        left_out = {key for keys in lost.values() for key in keys}
+        known = [entry for entry in entries if entry.key in answered or entry.key in left_out]
         if known:
             plan, _, nth = name.partition("~")
             tag = f"cache.{plan[-6:]}" + (f"-{nth}" if nth else "")
@@ -128,6 +134,7 @@ def _settle(workspace: Refreshes, session: Session, name: str) -> None:
             events.append({"kind": "planned", "shards": writer.finish(), "why": "left open elsewhere"})
         done: dict[str, Any] = {"kind": "awaited", "plan_id": name}
         done |= {"reused": len(known), "left": len(left), "awaits": awaits}
+        done["doubtful"] = [{**asdict(d), "rows": len(keys)} for d, keys in lost.items() if keys]
         paid = _given_up(disk, PlanFolder(workspace.runs / awaited_plan(name)), left)
         if paid:
             done["given_up"] = paid

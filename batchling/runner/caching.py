@@ -16,6 +16,8 @@ from batchling.runner.gathering import chunks, write_lines
 from batchling.runner.judging import Schemas, charge_at, judge_again, judge_by_schema
 from batchling.runner.shards import IndexEntry, index_line, read_also, read_index
 
+NOT_RECEIVED = "may have been paid for in an earlier plan, and was not received"
+
 CacheLane = tuple[str, str, str, str]
 """Provider, address, URL path, model: where answers of a lane are looked for."""
 
@@ -120,7 +122,8 @@ def decode_cache(
                 decode=decoders(lane),  # type: ignore[arg-type]
             )
             yield from join.read(raw.name, chunks(disk, raw))
-            yield from join.finish()
+            # What has no line here has no answer anywhere: it was left out on purpose.
+            yield from join.finish(error_message=NOT_RECEIVED)
 
     target = folder.responses / f"{tag}.decoded.jsonl"
     also = read_also(disk, folder.also)

@@ -13,6 +13,7 @@ from batchling.disk import Disk, Writer
 from batchling.models import KEY_LENGTH
 from batchling.packing import KeySet, Packer
 from batchling.request import Block, RequestBuilder
+from batchling.runner.doubts import Doubts
 from batchling.runner.folder import PlanFolder
 from batchling.runner.points import LanePlan, Point
 from batchling.runner.shards import FLUSH_BYTES, INDEX_HEADER, IndexEntry, LaneShape, ShardWriter, index_line
@@ -23,10 +24,12 @@ CHUNK_ROWS = 2048
 
 @dataclass(slots=True)
 class Known:
-    """Keys that need not be bought: answered before, or in flight in another unfinished plan."""
+    """Keys that need not be bought: answered before, or in flight in another unfinished plan; and those that may be paid
+    although nothing was received."""
 
     answered: KeySet = field(default_factory=KeySet)
     claimed: dict[str, KeySet] = field(default_factory=dict)
+    doubts: Doubts = field(default_factory=lambda: Doubts([], [], {}))
 
 
 @dataclass(slots=True)
@@ -318,7 +321,7 @@ def _compile_chunk(
             tokens = _token_counts(point, texts, len(fresh))
         else:
             tokens = _token_counts(point, block.texts, len(fresh))
-        if known.answered or known.claimed:
+        if known.answered or known.claimed or known.doubts:
             places, tokens = _unknown(point, block, fresh, tokens, known, sink, totals)
         else:
             places = fresh
@@ -347,7 +350,7 @@ def _unknown(
     sink: Sink,
     totals: Totals,
 ) -> tuple[Sequence[int], Sequence[int | None]]:
-    """The places of requests that are neither answered nor in flight elsewhere, and their tokens; the sink hears of the others."""
+    """The places of requests that are to be sent, and their tokens; the sink hears of those that are known."""
     places: list[int] = []
     counts: list[int | None] = []
     for place, count in zip(fresh, tokens, strict=True):
@@ -361,6 +364,11 @@ def _unknown(
             totals.awaiting += 1
             sink.hold(holder, point, key, block.body(place), count)
             continue
+        if known.doubts and known.doubts.holds(key):
+            sink.reuse(point, key, count)  # there is no answer to copy, so it is `missing` here as well
+            continue
+        if known.doubts:
+            known.doubts.asks(key)
         places.append(place)
         counts.append(count)
     return places, counts

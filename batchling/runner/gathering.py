@@ -43,6 +43,7 @@ def ingest(session: Session, action: Action) -> None:
             "kept": tally.kept,
             "retry": sum(tally.moved.values()),
             "again": tally.again,
+            "lost": tally.lost,
             "unsure": unsure,
             "unpriced": summary.unpriced,
             "strays": summary.foreign + summary.duplicates + summary.garbage,

@@ -30,6 +30,7 @@ from batchling.providers import Provider
 from batchling.request import repair_key
 from batchling.runner.caching import answers, reuse_answers
 from batchling.runner.compiling import CountingSink, FolderSink, Known, Totals, compile_requests
+from batchling.runner.doubts import doubts_for
 from batchling.runner.folder import PlanFolder, folders, moment_after
 from batchling.runner.gathering import chunks
 from batchling.runner.points import LanePlan, Point, make_ready, run_lookup_in, sha256_json
@@ -196,6 +197,8 @@ def known_keys(disk: Disk, runs: Path, made: Draft, *, fresh: bool, retry: froze
         for path in catalog.stale(runs).moved_on:
             _add_decoded(disk, PlanFolder(path), found)
         known.answered = found.answered()
+    reopened = fresh or RowState.MISSING in retry
+    known.doubts = doubts_for(disk, runs, made.identity, reopened=reopened)
     return known
 
 
@@ -406,9 +409,11 @@ def _create(
     refuse_over_budget(made, totals)
     write_sources(disk, folder, made)
     document = plan_document(made, folder, run_ids, totals, command, now)
+    document["doubtful"] = known.doubts.document()
+    document["doubted"] = known.doubts.again
     write_file(disk, folder.document, orjson.dumps(document, option=orjson.OPT_INDENT_2))
     write_file(disk, folder.path / "identity", made.identity.encode())
-    if totals.cached:
+    if totals.cached or known.doubts.found:
         attempts = max(p.spec.config.retry.attempts for p in made.points)
         reuse_answers(disk, runs, folder, {lane.number: lane_identity(lane) for lane in made.lanes}, attempts)
     awaits = sorted(plan for plan in known.claimed if disk.exists(folder.held(plan)))

@@ -25,16 +25,18 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """A shard in counts. `moved` are the rows, by state, that are to be asked again."""
+    """A shard in counts. `moved` are the rows, by state, that are to be asked again; `lost` those that may be paid
+    although nothing of them arrived."""
 
     states: Counter[RowState]
     outcomes: Counter[Outcome]
     moved: Counter[RowState]
+    lost: int = 0
 
     @property
     def again(self) -> int:
         """Rows that a later run would ask again."""
-        return sum(n for outcome, n in self.outcomes.items() if outcome not in ANSWERED)
+        return sum(n for outcome, n in self.outcomes.items() if outcome not in ANSWERED) - self.lost
 
     @property
     def kept(self) -> dict[str, int]:
@@ -56,7 +58,7 @@ def tally_summary(summary: Summary, attempt: Attempt, *, unsure: bool, repairs: 
         moved[state] = outcomes[outcome] - lineless
     if repairs:
         moved[RowState.INVALID] = summary.states[RowState.INVALID]
-    return Tally(summary.states, outcomes, moved)
+    return Tally(summary.states, outcomes, moved, summary.missing if unsure else 0)
 
 
 def said(disk: Disk, folder: PlanFolder, shard: Shard, attempts: Iterable[Attempt]) -> dict[str, Document]:
@@ -71,15 +73,21 @@ def said(disk: Disk, folder: PlanFolder, shard: Shard, attempts: Iterable[Attemp
     return found
 
 
+def is_lost(document: Mapping[str, Any], shard: Shard, *, unsure: int = 0) -> bool:
+    """Whether a row may have been answered, and paid, although no line of it arrived. `unsure`: as for `retriable`."""
+    attempt = shard.attempts[document["attempt"] - 1]
+    return document["file"] is None and (attempt.unsure or attempt.number == unsure)
+
+
 def retriable(document: Mapping[str, Any], shard: Shard, *, unsure: int = 0) -> bool:
     """Whether a row may be asked again without paying twice.
 
     Args:
         unsure: number of an attempt that is not closed yet and whose files did not arrive whole.
     """
-    attempt = shard.attempts[document["attempt"] - 1]
-    if document["file"] is None and (attempt.unsure or attempt.number == unsure):
+    if is_lost(document, shard, unsure=unsure):
         return False  # its line may be in the part that did not arrive
+    attempt = shard.attempts[document["attempt"] - 1]
     if attempt.stray and document["outcome"] == Outcome.CANCELLED:
         return True  # cancelled by us, for another batch that then did not answer it either
     return document["outcome"] in RETRIED
@@ -96,10 +104,12 @@ def tally_documents(
     states: Counter[RowState] = Counter()
     outcomes: Counter[Outcome] = Counter()
     moved: Counter[RowState] = Counter()
+    lost = 0
     for document in documents:
         state = RowState(document["state"])
         states[state] += 1
         outcomes[Outcome(document["outcome"])] += 1
+        lost += is_lost(document, shard, unsure=unsure)
         if not cancelled and (retriable(document, shard, unsure=unsure) or (repairs and state is RowState.INVALID)):
             moved[state] += 1
-    return Tally(states, outcomes, moved)
+    return Tally(states, outcomes, moved, lost)

@@ -12,8 +12,8 @@ from click.shell_completion import CompletionItem
 from batchling.cli.shell import F, Shell
 from batchling.models import RowState
 
-RETRYABLE = ("invalid", "truncated", "refused", "filtered", "error")
-"""States that `--retry` reopens; the others are asked again by every run anyway."""
+RETRYABLE = ("invalid", "truncated", "refused", "filtered", "error", "missing")
+"""States that `--retry` reopens; the others are asked again by every run anyway. `missing`: those that may be paid."""
 
 
 def _complete_overrides(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -85,7 +85,7 @@ retry_option = click.option(
     type=States(),
     default=(),
     metavar="STATE,…",
-    help=f"Ask again the rows in these states: {', '.join(RETRYABLE)}.",
+    help=f"Ask again the rows in these states: {', '.join(RETRYABLE)} (may have been paid for: asks first).",
 )
 
 

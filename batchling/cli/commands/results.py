@@ -21,6 +21,7 @@ from batchling.printable import printable
 
 if TYPE_CHECKING:
     from batchling.catalog import QueryResult, Reference
+    from batchling.runner.doubts import Doubt
 
 _MEASURED = 1_000
 """Rows that a table's columns are measured by; later ones may stand out of line."""
@@ -42,6 +43,11 @@ def results_command(shell: Shell, plan: str | None, form: str | None, output: Pa
     from batchling.export import Format, export, format_of
 
     reference = up_to_date(shell, plan)
+    lost = _not_received(shell, reference)
+    if lost:
+        from batchling.runner.doubts import told
+
+        shell.say(f"warning: {printable(told(lost))}")
     chosen = cast("Format", form or "jsonl")
     if output is not None:
         chosen = format_of(output, cast("Format | None", form))
@@ -52,12 +58,12 @@ def results_command(shell: Shell, plan: str | None, form: str | None, output: Pa
             from batchling.cli.document import write
 
             answer = {"plan_id": reference.plan_id, "run_id": reference.run_id, "simulated": simulated}
-            write(shell, {**answer, "rows": rows, "format": chosen, "file": output})
+            write(shell, {**answer, "rows": rows, "format": chosen, "file": output, "not_received": lost})
             return 0
         shell.say(_header(reference, simulated) + f": {plural(rows, 'row')} in {output}")
         return 0
     if shell.json:
-        _write_document(shell, reference, simulated)
+        _write_document(shell, reference, simulated, lost)
         return 0
     if chosen == "parquet" and sys.stdout.isatty():
         raise UsageError("parquet is no text", next_command=f"batchling results {reference.plan_id} -o results.parquet")
@@ -98,7 +104,22 @@ def _header(reference: Reference, simulated: bool) -> str:
     return name + (f"   {SIMULATED}" if simulated else "")
 
 
-def _write_document(shell: Shell, reference: Reference, simulated: bool) -> None:
+def _not_received(shell: Shell, reference: Reference) -> tuple[Doubt, ...]:
+    """What may have been paid and did not arrive; nothing where only the answers are left of a plan."""
+    from batchling.api.standing import not_received
+    from batchling.api.workspace import Workspace
+    from batchling.errors import BatchlingError
+    from batchling.runner.folder import PlanFolder
+
+    folder, workspace = PlanFolder(reference.plan_dir), Workspace(shell.runs)
+    try:
+        document = folder.load(workspace.disk)
+        return tuple(not_received(workspace, folder, workspace.state(folder), document))
+    except BatchlingError:
+        return ()
+
+
+def _write_document(shell: Shell, reference: Reference, simulated: bool, lost: tuple[Doubt, ...]) -> None:
     """One document, written row by row."""
     from batchling.cli.document import plain
     from batchling.results import Results
@@ -106,7 +127,8 @@ def _write_document(shell: Shell, reference: Reference, simulated: bool) -> None
     records = iter(Results(reference.plan_dir, run_id=reference.run_id))
     first = next(records, None)  # what is wrong is said before the document begins
     shell.answered = True
-    head = {"plan_id": reference.plan_id, "run_id": reference.run_id, "simulated": simulated}
+    head: dict[str, Any] = {"plan_id": reference.plan_id, "run_id": reference.run_id, "simulated": simulated}
+    head["not_received"] = plain(lost)
     sys.stdout.write(json.dumps(head, indent=2)[:-2] + ',\n  "records": [')
     separator = "\n    "
     for record in () if first is None else itertools.chain([first], records):

@@ -113,6 +113,8 @@ def _rest(states: Mapping[str, int]) -> str:
 
 def describe(plan: PlanStatus, now: float) -> list[str]:
     """One plan as lines for a person."""
+    from batchling.runner.doubts import told
+
     head = f"{plan.plan_id}   {plan.state}"
     lines = [head + (f"   {SIMULATED}" if plan.simulated else "")]
     made = f"made {moment(plan.created_at)}"
@@ -123,6 +125,8 @@ def describe(plan: PlanStatus, now: float) -> list[str]:
     lines.append(f"  requests: {states}")
     worst = "" if plan.finished_at is not None else f", at most {usd(plan.worst_usd)} USD with what is out"
     lines.append(f"  money: {usd(plan.actual_usd)} USD{worst}")
+    if plan.not_received:
+        lines.append(f"  {printable(told(plan.not_received))}")
     if plan.holder:
         lines.append(f"  held by {printable(plan.holder)}")
     if len(plan.points) > 1:
