@@ -32,6 +32,10 @@ Row failures are data (a record's `state`), never exceptions.
 from __future__ import annotations
 
 
+class WaitingWarning(UserWarning):
+    """A plan waits without progress: for what, since when, until when, and the command that ends it."""
+
+
 class BatchlingError(Exception):
     """Base of all errors shown to a person: what happened, where, and the next command.
 

@@ -21,6 +21,7 @@ LAYERS: list[tuple[str, set[str]]] = [
             "schema",
             "packing",
             "ledger",
+            "waiting",
             "collect",
             "cost",
             "metrics",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -13,18 +14,20 @@ from typing import Any
 
 from batchling.api.kits import decode_cached, kits, offline_kits, recorded
 from batchling.api.outcome import MetricValue, Outcome, RunReport
-from batchling.api.standing import not_received
+from batchling.api.standing import not_received, undecided
 from batchling.api.workspace import Workspace, state_name
 from batchling.catalog.rows import Refreshed
 from batchling.duck import interrupted
-from batchling.errors import BatchlingError, CallError, DetachedError, LockedError, ProviderError
+from batchling.errors import BatchlingError, CallError, DetachedError, LockedError, ProviderError, WaitingWarning
 from batchling.journal import Journal, read
 from batchling.ledger import UNRESOLVED, UNSENT, Pace, Policy, State, replay
+from batchling.printable import one_line
 from batchling.runner.awaiting import take_over
 from batchling.runner.doubts import Doubt, told
 from batchling.runner.folder import PlanFolder, awaited_plan
 from batchling.runner.loop import Steps, drive, steps
 from batchling.runner.session import LaneKit, Observer, Session, Silent
+from batchling.waiting import Wait
 
 REFRESH_SECONDS = 30.0
 """The catalog follows a plan that is being waited for at most this often."""
@@ -64,10 +67,24 @@ class _Watcher:
             # A refresh that takes long comes less often: at most a tenth of the time goes into it.
             self.refreshed_at = session.clock.now() + 10 * (session.clock.now() - before)
             self.closed = False
+        if not session.failures and not any(look.failures for look in session.looks.values()):
+            session.telling.heard = None
         self.inner.polled(session)
+
+    def waiting(self, session: Session, found: Sequence[Wait]) -> None:
+        now = session.clock.now()
+        for wait in found:
+            self.log.info("%s", wait.text(now))
+        told_to = getattr(self.inner, "waiting", None)
+        if told_to is not None:
+            told_to(session, found)
+            return
+        for wait in found:  # a program without an observer for it
+            warnings.warn(f"{session.folder.plan_id}: {wait.text(now)}", WaitingWarning, stacklevel=2)
 
     def trouble(self, session: Session, what: str, error: Exception, retry_in: float) -> None:
         self.log.warning("%s: %s (again in %.0f s)", what, error, retry_in)
+        session.telling.heard = f"last trouble: {what}: {one_line(str(error), 200)}"
         self.inner.trouble(session, what, error, retry_in)
 
 
@@ -366,10 +383,7 @@ def outcome(workspace: Workspace, folder: PlanFolder, state: State, reason: str,
     if reason == "parked":
         for shard, attempt in state.attempts():
             if attempt.phase == "parked":
-                details.append(
-                    f"shard {shard.number} attempt {attempt.number}: it is not certain whether the provider made this "
-                    f"batch (worst case {shard.max_usd if shard.max_usd is not None else 'unknown'} USD)"
-                )
+                details.append(undecided(shard, attempt))
     for other in sorted({awaited_plan(name) for name in state.awaits}):
         details.append(
             f"it waits for answers that plan {other} is buying; go on with that one (batchling watch {other}), "

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from batchling.runner.doubts import Doubt
+from batchling.waiting import Wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,3 +239,4 @@ class PlanStatus:
     points: tuple[PointStatus, ...] = ()
     lanes: tuple[LaneStatus, ...] = ()
     not_received: tuple[Doubt, ...] = ()
+    waits: tuple[Wait, ...] = ()

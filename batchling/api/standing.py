@@ -12,9 +12,11 @@ from batchling.api.outcome import BatchStatus, LaneStatus, PlanStatus, PointStat
 from batchling.api.workspace import Workspace, state_name
 from batchling.errors import BatchlingError
 from batchling.journal import read
-from batchling.ledger import UNRESOLVED, UNSENT, Phase, State
+from batchling.ledger import UNRESOLVED, UNSENT, Attempt, Phase, Shard, State
+from batchling.printable import one_line
 from batchling.runner.doubts import Doubt, doubts_of
 from batchling.runner.folder import PlanFolder, folders
+from batchling.waiting import waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ def plan_status(workspace: Workspace, folder: PlanFolder) -> PlanStatus:
                 created_at=attempt.created_at,
                 ended_at=attempt.ended_at,
                 reason=attempt.reason or attempt.refusal,
+                note=undecided(shard, attempt) if attempt.phase is Phase.PARKED else None,
             )
         )
     states = dict(state.counts())
@@ -111,6 +114,18 @@ def plan_status(workspace: Workspace, folder: PlanFolder) -> PlanStatus:
         points=tuple(_points(folder, document)),
         lanes=tuple(lane_statuses(state, document["lanes"])),
         not_received=tuple(not_received(workspace, folder, state, document)),
+        waits=tuple(waits(state, workspace.clock.now(), folder.plan_id)),
+    )
+
+
+def undecided(shard: Shard, attempt: Attempt) -> str:
+    """Why a submission needs a person's decision, what it can cost, and which key would decide it."""
+    worst = "of unknown worst case" if shard.max_usd is None else f"worst case {shard.max_usd.normalize():f} USD"
+    why = attempt.refusal or "nothing proves that it did not happen"
+    return (
+        f"shard {shard.number} attempt {attempt.number}: it is not certain whether the provider made this batch "
+        f"({worst}): {one_line(why, 300)}; retry.resubmit_usd says up to how many USD a submission that does not show "
+        "is sent again without asking"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -19,6 +19,7 @@ from batchling.printable import one_line
 
 if TYPE_CHECKING:
     from batchling.runner.session import Session
+    from batchling.waiting import Wait
 
 LINE_SECONDS = 5.0
 """Plain lines come at most this often."""
@@ -214,6 +215,11 @@ class Lines:
             self._trouble = text
             self.write(text + (f"; again in {duration(retry_in)}" if retry_in >= 1 else ""))
 
+    def waiting(self, session: Session, found: Sequence[Wait]) -> None:
+        now = session.clock.now()
+        for wait in found:
+            self.write(f"{session.folder.plan_id}: {one_line(wait.text(now), 600)}")
+
     def _show(self, session: Session) -> None:
         progress = look(session)
         text = describe(progress)
@@ -249,6 +255,7 @@ class Live:
         self.seen: Counter[tuple[str, str]] = Counter()
         self._progress: Progress | None = None
         self._trouble: Trouble | None = None
+        self._waits: tuple[str, ...] = ()
         self._looked = -1e9
         self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
         self._live = RichLive(
@@ -268,6 +275,7 @@ class Live:
 
     def event(self, session: Session, event: dict[str, Any]) -> None:
         self.seen[session.folder.plan_id, event["kind"]] += 1
+        self._waits = ()
         if event["kind"] in ("created", "ended", "collected", "closed"):
             self._trouble = None
         self._look(session)
@@ -279,6 +287,10 @@ class Live:
     def trouble(self, session: Session, what: str, error: Exception, retry_in: float) -> None:
         self._trouble = Trouble(told(what, error), time.time() + retry_in)
         self._look(session)
+
+    def waiting(self, session: Session, found: Sequence[Wait]) -> None:
+        now = session.clock.now()
+        self._waits = tuple(one_line(wait.text(now), 600) for wait in found)
 
     def _look(self, session: Session) -> None:
         now = time.monotonic()
@@ -332,6 +344,7 @@ class Live:
         parts: list[Any] = [title, grid]
         if trouble is not None:
             parts.append(Text(trouble.line(now), style="red"))
+        parts += [Text(text, style="yellow") for text in self._waits]
         parts.append(Text("Ctrl-C stops watching; nothing is cancelled", style="dim"))
         return Group(*parts)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator
 from batchling.ledger import Action, Do, Phase, decide
 from batchling.runner import fetching, gathering, polling, replanning, submission
 from batchling.runner.session import Session
+from batchling.runner.telling import tell
 
 PERFORM: dict[Do, Callable[[Session, Action], None]] = {
     Do.UPLOAD: submission.send,
@@ -61,7 +62,7 @@ def steps(session: Session, *, detach: bool = False, awaited: Callable[[Session]
                 return "detached"
         first = actions[0]
         if first.do is Do.WAIT:
-            yield first.until
+            yield min(first.until, tell(session))
         elif first.do is Do.STOP:
             return first.why
         elif first.do is Do.FINISH:
@@ -70,7 +71,7 @@ def steps(session: Session, *, detach: bool = False, awaited: Callable[[Session]
                 if pause is None:
                     return "awaiting"
                 # The other plan may be one that this process goes on with as well.
-                yield session.clock.now() + pause
+                yield min(session.clock.now() + pause, tell(session))
                 continue
             state = "cancelled" if session.state.cancel_requested else "finished"
             session.record({"kind": "finished", "state": state, "counts": session.state.counts()})

@@ -17,6 +17,7 @@ from batchling.providers import Provider
 from batchling.runner.folder import PlanFolder
 from batchling.runner.judging import Schemas
 from batchling.runner.shards import LaneShape
+from batchling.runner.telling import Telling
 
 MAX_BACKOFF_SECONDS = 300.0
 
@@ -38,7 +39,11 @@ def write(journal: Journal, state: State, events: Iterable[dict[str, Any]], *, t
 
 
 class Observer(Protocol):
-    """Who wants to know how it goes: the terminal's display, a log, nobody."""
+    """Who wants to know how it goes: the terminal's display, a log, nobody.
+
+    One that has a method `waiting(session, waits)` as well is told what a plan waits for (`batchling.waiting.Wait`), after
+    a minute without progress and then after growing pauses.
+    """
 
     def event(self, session: Session, event: dict[str, Any]) -> None: ...
     def polled(self, session: Session) -> None: ...
@@ -152,6 +157,7 @@ class Session:
     failures: dict[tuple[str, int, int], int] = field(default_factory=dict)
     quiet_polls: dict[str, int] = field(default_factory=dict)
     missing: dict[str, tuple[float, int]] = field(default_factory=dict)
+    telling: Telling = field(default_factory=Telling)
     renewed: dict[str, int] = field(default_factory=dict)
     looks: dict[str, Look] = field(default_factory=dict)
     scans: dict[str, Iterator[Batch]] = field(default_factory=dict)

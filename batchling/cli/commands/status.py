@@ -166,6 +166,9 @@ def describe(plan: PlanStatus, now: float) -> list[str]:
         ]
         header = ["batch", "provider", "model", "state", "requests", "tokens", "id at the provider", "time", "reason"]
         lines += ["", table(header, batches, width=width())]
+    lines += ["", *notes] if (notes := [f"  {printable(b.note)}" for b in plan.batches if b.note]) else []
+    told_waits = [f"  {one_line(w.text(now), 600)}" for w in plan.waits if w.since is None or now - w.since >= 60]
+    lines += ["", *told_waits] if told_waits else []
     if plan.next_command:
         lines += ["", f"next: {printable(plan.next_command)}"]
     return lines

@@ -1,0 +1,55 @@
+"""A wait without progress is told after a minute, and then after growing pauses."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from batchling.cli.progress import Lines
+from batchling.errors import WaitingWarning
+from batchling.runner.session import Session
+from batchling.waiting import Wait
+from tests.servers.batches import Ending
+from tests.workbench import Workbench
+
+SLOW = Ending(statuses=("in_progress",) * 150)
+
+
+def test_32_an_observer_hears_of_it_after_a_minute_and_then_more_and_more_rarely(bench: Workbench) -> None:
+    told: list[tuple[float, str]] = []
+
+    class Watching(Lines):
+        def waiting(self, session: Session, found: Sequence[Wait]) -> None:
+            told.extend((bench.clock.passed, wait.text(session.clock.now())) for wait in found)
+
+    bench.server.endings = [SLOW]
+    assert bench.run(observer=Watching(write=lambda text: None)).exit_code == 0
+    moments = [moment for moment, _ in told]
+    gaps = [after - before for before, after in pairwise(moments)]
+    assert moments[0] >= 60 and len(told) >= 4
+    assert all(later >= 1.5 * sooner for sooner, later in pairwise(gaps))
+    assert "batch batch_0001 (shard 1)" in told[0][1] and "batchling cancel" in told[0][1]
+
+
+def test_32_plain_lines_say_it(bench: Workbench) -> None:
+    lines: list[str] = []
+    bench.server.endings = [SLOW]
+    bench.run(observer=Lines(write=lines.append))
+    assert any("waiting for batch batch_0001" in line and "Ctrl-C stops watching" in line for line in lines)
+
+
+def test_32_a_program_without_an_observer_is_warned(bench: Workbench) -> None:
+    bench.server.endings = [SLOW]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        bench.run()
+    heard: list[Any] = [w.message for w in caught if w.category is WaitingWarning]
+    assert heard and "batch_0001" in str(heard[0])
+
+
+def test_32_what_goes_quickly_is_not_told(bench: Workbench) -> None:
+    lines: list[str] = []
+    bench.run(observer=Lines(write=lines.append))
+    assert not [line for line in lines if "waiting for" in line]
