@@ -18,7 +18,7 @@ def connect(
     path: Path | None = None,
     *,
     read_only: bool = False,
-    memory_mb: int = 128,
+    memory_mb: int | None = 128,
     threads: int = 2,
     temp: Path | None = None,
     network: bool = False,
@@ -28,7 +28,7 @@ def connect(
     Args:
         path: database file.
         read_only: open the file so that nothing can be written.
-        memory_mb: MiB that DuckDB may hold; what does not fit is spilled to `temp`.
+        memory_mb: MiB that DuckDB may hold; what does not fit is spilled to `temp`. None: most of the machine's.
         threads: worker threads.
         temp: folder for spilled data; None leaves DuckDB's choice.
         network: let DuckDB fetch and load its extensions (https, s3) when a path needs one.
@@ -38,12 +38,13 @@ def connect(
     import duckdb
 
     config: dict[str, Any] = {
-        "memory_limit": f"{memory_mb}MiB",
         "threads": threads,
         "preserve_insertion_order": True,
         "autoinstall_known_extensions": network,
         "autoload_known_extensions": network,
     }
+    if memory_mb is not None:
+        config["memory_limit"] = f"{memory_mb}MiB"
     if temp is not None:
         config["temp_directory"] = str(temp)
     con = duckdb.connect(":memory:" if path is None else str(path), read_only=read_only, config=config)

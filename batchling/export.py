@@ -32,8 +32,12 @@ if TYPE_CHECKING:
 Format = Literal["jsonl", "csv", "parquet"]
 FORMATS: tuple[Format, ...] = ("jsonl", "csv", "parquet")
 
-_AT_ONCE = 5_000
-_MEMORY_MB = 256
+_AT_ONCE = 64
+"""Records held as Python values at once: of 40 kB each, some megabytes."""
+
+_MEMORY_MB = (192, 1024, 4096, None)
+"""MiB for DuckDB; the next figure is tried only where one is not enough (records of megabytes), None: what the machine has."""
+
 _FORMULA = re.compile(r"^[=+\-@\t\r\n]")
 _NUMBER = re.compile(r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
 
@@ -100,39 +104,64 @@ def export(reference: Reference, target: Path | BinaryIO, form: Format) -> int:
 
 
 def _write(files: PlanFiles, run_id: str | None, stream: BinaryIO, form: Format) -> int:
-    with duck.connect(memory_mb=_MEMORY_MB) as con:
-        con.execute(f"CREATE VIEW results AS {select(files, run_id)}")
-        if form == "parquet":
-            return _parquet(con, stream)
-        rows = 0
-        write = _jsonl if form == "jsonl" else _csv
-        for chunk, n in write(con):
-            stream.write(chunk)
-            rows += n
-        return rows
+    """Writes the records in their order; where the memory is not enough, more of it goes on where less of it stopped."""
+    import duckdb
+
+    done = 0
+    for memory_mb in _MEMORY_MB:
+        with tempfile.TemporaryDirectory(prefix="batchling-") as scratch:
+            # One thread: a second one would hold as much again, and the records must keep their order.
+            con = duck.connect(memory_mb=memory_mb, threads=1, temp=Path(scratch) / "spill")
+            try:
+                con.execute(f"CREATE VIEW results AS {select(files, run_id)}")
+                if form == "parquet":
+                    return _parquet(con, stream, Path(scratch) / "results.parquet", _group_rows(con, files))
+                write = _jsonl if form == "jsonl" else _csv
+                for chunk, n in write(con, done):
+                    stream.write(chunk)
+                    done += n
+                return done
+            except duckdb.OutOfMemoryException:
+                if memory_mb is None:
+                    raise
+            finally:
+                con.close()
+    raise AssertionError("unreachable")
 
 
 def select(files: PlanFiles, run_id: str | None) -> str:
     """The records with what their runs say of them. records.parquet is in the order of runs, rows and repeats."""
-    runs = ", ".join(
-        f"({literal(run.run_id)}, {literal(run.provider)}, {literal(run.model)}, {literal(run.override_text)})"
-        for run in files.runs
-    )
     where = f" WHERE records.run_id = {literal(run_id)}" if run_id else ""
     return (
-        "SELECT records.run_id, runs.provider, runs.model, runs.overrides, records.* EXCLUDE (run_id, row)"
-        f" FROM read_parquet({plan_files.listed([files.records])}) AS records"
-        f" JOIN (VALUES {runs}) AS runs(run_id, provider, model, overrides) ON runs.run_id = records.run_id{where}"
+        f"SELECT records.run_id, {_of_run(files, 'provider')} AS provider, {_of_run(files, 'model')} AS model,"
+        f" {_of_run(files, 'override_text')} AS overrides, records.* EXCLUDE (run_id, row)"
+        f" FROM read_parquet({plan_files.listed([files.records])}) AS records{where}"
     )
 
 
-def _parquet(con: duckdb.DuckDBPyConnection, stream: BinaryIO) -> int:
-    with tempfile.TemporaryDirectory(prefix="batchling-") as scratch:
-        path = Path(scratch) / "results.parquet"
-        row = con.execute(f"COPY (FROM results) TO {literal(str(path))} (FORMAT parquet)").fetchone()
-        with path.open("rb") as source:
-            shutil.copyfileobj(source, stream, 1 << 20)
+def _of_run(files: PlanFiles, name: str) -> str:
+    """SQL for what a record's run says: no join, which would not promise to keep the records' order."""
+    values = {run.run_id: str(getattr(run, name)) for run in files.runs}
+    if len(set(values.values())) == 1:
+        return literal(next(iter(values.values())))
+    known = ", ".join(f"{literal(run_id)}: {literal(value)}" for run_id, value in values.items())
+    return f"map_extract(MAP {{{known}}}, records.run_id)[1]"
+
+
+def _parquet(con: duckdb.DuckDBPyConnection, stream: BinaryIO, path: Path, group: int) -> int:
+    row = con.execute(
+        f"COPY (FROM results) TO {literal(str(path))} (FORMAT parquet, ROW_GROUP_SIZE {group})"
+    ).fetchone()
+    with path.open("rb") as source:
+        shutil.copyfileobj(source, stream, 1 << 20)
     return int(row[0]) if row else 0
+
+
+def _group_rows(con: duckdb.DuckDBPyConnection, files: PlanFiles) -> int:
+    """Rows in a row group: as many as the records' own have, so that no more is held than was read at once."""
+    sql = f"SELECT max(row_group_num_rows) FROM parquet_metadata({literal(str(files.records))})"
+    row = con.execute(sql).fetchone()
+    return int(row[0]) if row and row[0] else 122_880
 
 
 def _chunks(con: duckdb.DuckDBPyConnection, sql: str) -> Iterator[list[tuple[Any, ...]]]:
@@ -141,8 +170,8 @@ def _chunks(con: duckdb.DuckDBPyConnection, sql: str) -> Iterator[list[tuple[Any
         yield chunk
 
 
-def _jsonl(con: duckdb.DuckDBPyConnection) -> Iterator[tuple[bytes, int]]:
-    for chunk in _chunks(con, "SELECT to_json(results)::VARCHAR FROM results"):
+def _jsonl(con: duckdb.DuckDBPyConnection, skip: int) -> Iterator[tuple[bytes, int]]:
+    for chunk in _chunks(con, f"SELECT to_json(results)::VARCHAR FROM results OFFSET {skip}"):
         yield b"".join(_line(text) for (text,) in chunk), len(chunk)
 
 
@@ -156,12 +185,13 @@ def _line(text: str) -> bytes:
     return text.encode() + b"\n"
 
 
-def _csv(con: duckdb.DuckDBPyConnection) -> Iterator[tuple[bytes, int]]:
+def _csv(con: duckdb.DuckDBPyConnection, skip: int) -> Iterator[tuple[bytes, int]]:
     columns = _flat(con)
-    yield _rows([[safe_cell(name) for name, _, _ in columns]]), 0
+    if not skip:
+        yield _rows([[safe_cell(name) for name, _, _ in columns]]), 0
     values = ", ".join(value for _, value, _ in columns)
     text = [is_text for _, _, is_text in columns]
-    for chunk in _chunks(con, f"SELECT {values} FROM results"):
+    for chunk in _chunks(con, f"SELECT {values} FROM results OFFSET {skip}"):
         yield _rows([[_cell(*pair) for pair in zip(row, text, strict=True)] for row in chunk]), len(chunk)
 
 

@@ -69,8 +69,10 @@ MEMORY_MB = (320, 1024, 4096)
 """MiB for DuckDB; the next figure is tried only when one is not enough (answers of many megabytes)."""
 
 _SLICE_BYTES = 48 << 20  # of wide columns joined at once
-_SLICE_LINES = (500, 60_000)
+_SLICE_LINES = (50, 60_000)
 _GROUP_BYTES = 16 << 20  # a row group of records.parquet
+_WIDE_GROUP_BYTES = 4 << 20  # the same where records are so wide that 2,048 of them would not fit into it
+_GROUPS_A_FILE = 200
 _OBJECT_BYTES = 16 << 20  # DuckDB's own limit for one JSON line; a longer one goes through `salvage`
 
 
@@ -120,12 +122,43 @@ class Staging:
 
     def _copy_records(self, output: str, path: Path) -> None:
         rows = max(1, self._one("SELECT count(*) FROM record"))
-        group = _clamp(_GROUP_BYTES * rows // max(1, self._wide_bytes()), 2048, 122_880)
-        self.con.execute(
-            f"COPY (SELECT run::VARCHAR AS run_id, row_id, repeat, request_key, state, {output} AS output, data, text,"
-            f" error, attempts, cost_usd, row FROM record)"
-            f" TO {literal(str(path))} (FORMAT parquet, ROW_GROUP_SIZE {group})"
+        width = max(1, self._wide_bytes() // rows)
+        group = _clamp(_GROUP_BYTES // width, 2048, 122_880)
+        columns = (
+            f"run::VARCHAR AS run_id, row_id, repeat, request_key, state, {output} AS output, data, text, error,"
+            " attempts, cost_usd, row"
         )
+        at_once = _WIDE_GROUP_BYTES // width
+        if at_once >= 2048:  # what DuckDB handles at once
+            self._copy(f"SELECT {columns} FROM record", path, group)
+        else:
+            self._copy_wide(columns, path, max(16, at_once))
+
+    def _copy_wide(self, columns: str, path: Path, at_once: int) -> None:
+        """Wide records go into small row groups: whoever reads them holds one at a time, and DuckDB never reads less.
+
+        DuckDB writes what it is given at once, 2,048 rows, so it is given less: a SELECT for each group, and, because a
+        statement must have an end, files of some hundred groups that are then put together.
+        """
+        first, last = self.con.execute("SELECT min(line), max(line) FROM record").fetchall()[0]
+        starts = range(first or 0, (last or 0) + 1, at_once)
+        folder = self.spill / "groups"
+        folder.mkdir(parents=True, exist_ok=True)
+        parts = []
+        for place in range(0, len(starts), _GROUPS_A_FILE):
+            selects = [
+                f"SELECT {columns} FROM record WHERE line BETWEEN {start} AND {start + at_once - 1}"
+                for start in starts[place : place + _GROUPS_A_FILE]
+            ]
+            parts.append(folder / f"{place:09d}.parquet")
+            self._copy(" UNION ALL ".join(selects), parts[-1], at_once)
+        if len(parts) == 1:
+            shutil.move(parts[0], path)
+        else:
+            self._copy(f"SELECT * FROM read_parquet({listed(parts)})", path, at_once)
+
+    def _copy(self, select: str, path: Path, group: int) -> None:
+        self.con.execute(f"COPY ({select}) TO {literal(str(path))} (FORMAT parquet, ROW_GROUP_SIZE {group})")
 
     def states(self) -> dict[str, dict[str, int]]:
         """Run → state → number of records."""

@@ -129,7 +129,7 @@ class Plan:
         source.write_text(
             "".join(json.dumps({"row_id": f"row-{i}", "data": row}) + "\n" for i, row in enumerate(run.rows))
         )
-        with duck.connect() as con:
+        with duck.connect(memory_mb=2048) as con:
             con.execute(f"SET file_search_path = {literal(str(source.parent))}")
             con.execute(
                 "COPY (SELECT row_number() OVER () - 1 AS row, row_id, data FROM read_json('rows.jsonl'))"
