@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -47,6 +48,7 @@ class Disk(Protocol):
     def truncate(self, path: Path, size: int) -> None: ...
     def replace(self, source: Path, target: Path) -> None: ...
     def remove(self, path: Path) -> None: ...
+    def discard(self, folder: Path) -> None: ...
     def lock(self, path: Path, *, wait: bool = False) -> Lock: ...
 
 
@@ -169,6 +171,11 @@ class RealDisk:
     def remove(self, path: Path) -> None:
         with _telling("remove", path), suppress(FileNotFoundError):
             path.unlink()
+
+    def discard(self, folder: Path) -> None:
+        """Removes a folder and all that is in it; an absent one is fine."""
+        with _telling("remove", folder), suppress(FileNotFoundError):
+            shutil.rmtree(folder)
 
     def lock(self, path: Path, *, wait: bool = False) -> Lock:
         """An exclusive lock on `path`. Held by another process: LockedError that names it, or wait for it."""

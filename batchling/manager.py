@@ -281,7 +281,7 @@ class Experiment:
             from batchling import catalog
             from batchling.runner.planning import forget
 
-            forget(self._folder)
+            forget(self._workspace.disk, self._folder)
             catalog.forget(self._workspace.runs, self._folder.plan_id)
             self._folder = None
         raise ProviderError(

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 from batchling.api.execution import advance, opened
 from batchling.api.workspace import Workspace
+from batchling.disk import Disk
 from batchling.errors import BatchlingError, DetachedError, LockedError
 from batchling.runner.folder import PlanFolder
 from batchling.runner.loop import PERFORM
 from batchling.runner.planning import runs_locked
-from batchling.runner.session import Observer
+from batchling.runner.session import Observer, Session
 from batchling.runner.superseding import let_go, superseded
 
 Agree = Callable[[str], bool]
 """What is about to be cancelled, in words → whether to."""
+
+
+class Folder(Protocol):
+    """A runs folder on a disk."""
+
+    @property
+    def runs(self) -> Path: ...
+    @property
+    def disk(self) -> Disk: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +45,20 @@ def prune(workspace: Workspace, newer: PlanFolder, agree: Agree | None, observer
     Args:
         agree: asked for each plan; None: that is allowed.
     """
+    return prune_in(workspace, newer, agree, lambda folder: opened(workspace, folder, observer=observer))
+
+
+def prune_in(
+    workspace: Folder,
+    newer: PlanFolder,
+    agree: Agree | None,
+    hold: Callable[[PlanFolder], AbstractContextManager[Session]],
+) -> Pruned:
+    """`prune`, with what holds a plan given.
+
+    Args:
+        hold: a session of a plan, held as long as its context; may raise `LockedError`.
+    """
     with runs_locked(workspace.disk, workspace.runs):
         left = superseded(workspace.disk, workspace.runs, newer)
     plans: list[PlanFolder] = []
@@ -43,7 +70,7 @@ def prune(workspace: Workspace, newer: PlanFolder, agree: Agree | None, observer
             notes.append(f"not cancelled: {what}")
             continue
         try:
-            with opened(workspace, old.folder, observer=observer) as session:
+            with hold(old.folder) as session:
                 with runs_locked(workspace.disk, workspace.runs):
                     # Once more, now that nobody else can drive it: a plan made meanwhile may want some of it.
                     now = {s.folder.plan_id: s for s in superseded(workspace.disk, workspace.runs, newer)}.get(name)

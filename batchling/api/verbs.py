@@ -357,7 +357,7 @@ def _asking(workspace: Workspace, confirm: Confirm | None) -> Callable[[Session]
 
 def _forget(workspace: Workspace, folder: PlanFolder) -> None:
     """Removes a plan that was just made and of which nothing was sent; its lock is held."""
-    forget(folder)
+    forget(workspace.disk, folder)
     catalog.forget(workspace.runs, folder.plan_id)
 
 

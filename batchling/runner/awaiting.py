@@ -12,7 +12,7 @@ from batchling.journal import read
 from batchling.ledger import replay
 from batchling.models import KEY_LENGTH
 from batchling.packing import KeySet
-from batchling.runner.caching import answers, decode_cache, reuse_answers
+from batchling.runner.caching import CatalogLibrary, Library, decode_cache, reuse_answers
 from batchling.runner.doubts import doubtful
 from batchling.runner.folder import PlanFolder, awaited_plan
 from batchling.runner.planning import claimed, given_up, runs_locked
@@ -35,7 +35,12 @@ LOCKED_PAUSE_SECONDS = 2.0
 
 
 def take_over(
-    workspace: Refreshes, session: Session, go_on: Callable[[PlanFolder], str], *, detach: bool = False
+    workspace: Refreshes,
+    session: Session,
+    go_on: Callable[[PlanFolder], str],
+    *,
+    detach: bool = False,
+    library: Library | None = None,
 ) -> float | None:
     """Moves one step towards having what another plan is buying.
 
@@ -45,6 +50,7 @@ def take_over(
     Args:
         go_on: drives the other plan and says why it stopped; `locked` when another process holds it.
         detach: don't wait for another process.
+        library: where answers are found; None: in the runs folder's catalog.
 
     Returns:
         Seconds until it is worth another look; None when the other plan can't go on now either.
@@ -61,7 +67,11 @@ def take_over(
                 continue
             if reason not in ("finished", "cancelled"):
                 return None
-        _settle(workspace, session, name)
+        _settle(workspace, session, name, library or CatalogLibrary(workspace.runs))
+        if any(True for _ in session.state.open_shards()):
+            # What the other left open is bought here now, before anything else is waited for: the next plan may be
+            # waiting for these keys in turn, and neither would go on.
+            return 0.0
     return pause
 
 
@@ -73,7 +83,7 @@ def _is_buying(disk: Disk, other: PlanFolder) -> bool:
     return not state.finished and any(True for _ in state.open_shards())
 
 
-def _settle(workspace: Refreshes, session: Session, name: str) -> None:
+def _settle(workspace: Refreshes, session: Session, name: str, library: Library) -> None:
     """Takes the answers that are there, leaves to other plans what they are buying by now, and buys the rest."""
     disk, folder = session.disk, session.folder
     held, index = folder.held(name), folder.held_index(name)
@@ -85,7 +95,7 @@ def _settle(workspace: Refreshes, session: Session, name: str) -> None:
         answered = KeySet()
         lanes = {kit.lane.number: (kit, _where(session, kit.lane.number)) for kit in session.kits}
         for _, where in lanes.values():
-            for answer in answers(workspace.runs, where):
+            for answer in library.answers(where):
                 answered.add(answer.key)
         doubts = list(doubtful(disk, PlanFolder(workspace.runs / awaited_plan(name))))
         # What a person gave up is bought here; what may have been paid and did not arrive is left alone, as it is there.
@@ -102,6 +112,7 @@ def _settle(workspace: Refreshes, session: Session, name: str) -> None:
                 folder,
                 {number: where for number, (_, where) in lanes.items()},
                 session.attempts,
+                library=library,
                 tag=tag,
             )
             decode_cache(

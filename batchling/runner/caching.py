@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from batchling import catalog
 from batchling.collect import Join, Row
@@ -22,14 +24,48 @@ CacheLane = tuple[str, str, str, str]
 """Provider, address, URL path, model: where answers of a lane are looked for."""
 
 
-def answers(runs: Path, lane: CacheLane) -> Iterator[catalog.Answer]:
-    """The latest answer to every key that was asked there."""
-    provider, base_url, path, model = lane
-    return catalog.answered(runs, provider=provider, model=model, base_url=base_url, endpoint=path)
+class Library(Protocol):
+    """What a runs folder knows of earlier plans."""
+
+    def answers(self, lane: CacheLane) -> Iterator[catalog.Answer]:
+        """The latest answer to every key that was asked there."""
+        ...
+
+    def behind(self) -> Iterable[Path]:
+        """Folders of plans of which it does not have the latest answers."""
+        ...
+
+    def learned(self, *, now: float) -> Mapping[tuple[str, str], int]:
+        """Limits that refusals taught, by a lane's group and model; they hold for a while before `now` (Unix seconds)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogLibrary:
+    """The catalog of a runs folder as its library."""
+
+    runs: Path
+
+    def answers(self, lane: CacheLane) -> Iterator[catalog.Answer]:
+        provider, base_url, path, model = lane
+        return catalog.answered(self.runs, provider=provider, model=model, base_url=base_url, endpoint=path)
+
+    def behind(self) -> Iterable[Path]:
+        return catalog.stale(self.runs).moved_on
+
+    def learned(self, *, now: float) -> Mapping[tuple[str, str], int]:
+        return catalog.learned(self.runs, now=now)
 
 
 def reuse_answers(
-    disk: Disk, runs: Path, folder: PlanFolder, lanes: Mapping[int, CacheLane], repairs: int, *, tag: str = "cache"
+    disk: Disk,
+    runs: Path,
+    folder: PlanFolder,
+    lanes: Mapping[int, CacheLane],
+    repairs: int,
+    *,
+    library: Library,
+    tag: str = "cache",
 ) -> None:
     """Copies the answers to the keys in `<tag>.index.csv`, and to their repairs, into `<tag>.jsonl`.
 
@@ -49,7 +85,7 @@ def reuse_answers(
         if not mine:
             continue
         children: dict[str, IndexEntry] = {}
-        for answer in answers(runs, where):
+        for answer in library.answers(where):
             root = mine.get(answer.key)
             if root is not None:
                 found.append((root, answer))
@@ -58,7 +94,7 @@ def reuse_answers(
                         key = repair_key(root.key, n)
                         children[key] = IndexEntry(key, root.key, None, 0, root.schema, lane)
         if children:
-            for answer in answers(runs, where):
+            for answer in library.answers(where):
                 if answer.key in children:
                     found.append((children[answer.key], answer))
     _copy(disk, runs, folder.responses / f"{tag}.jsonl", [answer for _, answer in found])

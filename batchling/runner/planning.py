@@ -7,10 +7,9 @@ folder is renamed into place with its journal in it, and from then on its keys a
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,14 @@ from batchling import catalog, source
 from batchling.clock import Clock
 from batchling.collect import lines
 from batchling.disk import Disk, write_file
-from batchling.errors import ConfigError, JournalError, RefusedError
+from batchling.errors import ConfigError, DiskError, JournalError, RefusedError
 from batchling.journal import Journal, read, says_finished
 from batchling.ledger import Phase, State, replay
 from batchling.models import ANSWERED, RowState
 from batchling.packing import KeySet, plan_id, plan_identity
 from batchling.providers import Provider
 from batchling.request import repair_key
-from batchling.runner.caching import answers, reuse_answers
+from batchling.runner.caching import CatalogLibrary, Library, reuse_answers
 from batchling.runner.compiling import CountingSink, FolderSink, Known, Totals, compile_requests
 from batchling.runner.doubts import doubts_for
 from batchling.runner.folder import PlanFolder, folders, moment_after
@@ -77,17 +76,18 @@ class Opened:
     totals: Totals | None = None
 
 
-def draft(specs: Sequence[Spec], data_folder: Path, runs: Path, *, now: float) -> Draft:
+def draft(specs: Sequence[Spec], data_folder: Path, runs: Path, *, now: float, library: Library | None = None) -> Draft:
     """Compiles schemas, snapshots the rows into `data_folder`, checks the metrics.
 
     Args:
         now: Unix seconds; limits that refusals taught hold for a while.
+        library: what is known of earlier plans; None: the runs folder's catalog.
 
     Raises:
         UsageError: a schema, a source or a metric is wrong.
     """
     points, lanes = make_ready(specs)
-    learned = catalog.learned(runs, now=now)
+    learned = (library or CatalogLibrary(runs)).learned(now=now)
     lanes = [lane.within(learned.get((lane.group, lane.model))) for lane in lanes]
     snapshots: dict[str, source.Snapshot] = {}
     for point in points:
@@ -179,7 +179,9 @@ def refuse_over_budget(made: Draft, totals: Totals) -> None:
         )
 
 
-def known_keys(disk: Disk, runs: Path, made: Draft, *, fresh: bool, retry: frozenset[str]) -> Known:
+def known_keys(
+    disk: Disk, runs: Path, made: Draft, *, fresh: bool, retry: frozenset[str], library: Library | None = None
+) -> Known:
     """Answered keys (unless `fresh`), and the keys that unfinished plans hold. Writes nothing.
 
     What the catalog has not seen yet is read from the plans' decoded answers.
@@ -190,11 +192,12 @@ def known_keys(disk: Disk, runs: Path, made: Draft, *, fresh: bool, retry: froze
     # Claims first: a plan that ends in between is then in both, and not in neither.
     known = Known(claimed=claimed(disk, runs))
     if not fresh:
+        library = library or CatalogLibrary(runs)
         found = _Found(retry)
         for lane in made.lanes:
-            for answer in answers(runs, lane_identity(lane)):
+            for answer in library.answers(lane_identity(lane)):
                 found.add(answer.key, answer.state)
-        for path in catalog.stale(runs).moved_on:
+        for path in library.behind():
             _add_decoded(disk, PlanFolder(path), found)
         known.answered = found.answered()
     reopened = fresh or RowState.MISSING in retry
@@ -348,12 +351,16 @@ def open_plan(
     fresh: bool = False,
     retry: Iterable[str] = (),
     refresh_stale: Callable[[], object],
+    library: Library | None = None,
+    entropy: Callable[[int], bytes] = os.urandom,
 ) -> Opened:
     """The plan that these specs make: a new one, or the one that is there.
 
     Args:
         encoders: a provider for each lane; only its `encode` is used here.
         refresh_stale: brings the catalog up to date with every plan's files.
+        library: what is known of earlier plans; None: the runs folder's catalog.
+        entropy: so many random bytes, for the plan's id.
 
     Raises:
         UsageError: something in config, data, prompt or schema is wrong.
@@ -362,11 +369,12 @@ def open_plan(
     with runs_locked(disk, runs):
         for name in disk.names(runs):
             if name.startswith(".making-"):
-                shutil.rmtree(runs / name, ignore_errors=True)  # a plan that was never finished being made
+                _clear(disk, runs / name)  # a plan that was never finished being made
         refresh_stale()
-        work = runs / f".making-{os.getpid()}-{os.urandom(4).hex()}"
+        work = runs / f".making-{os.getpid()}-{entropy(4).hex()}"
+        library = library or CatalogLibrary(runs)
         try:
-            made = draft(specs, work / "data", runs, now=clock.now())
+            made = draft(specs, work / "data", runs, now=clock.now(), library=library)
             states = frozenset(retry)
             same = None if fresh else find_same(disk, runs, made.identity)
             if same is not None:
@@ -375,10 +383,16 @@ def open_plan(
                     return Opened(folder, "unfinished")
                 if not states and not state.again:
                     return Opened(folder, "finished")
-            known = known_keys(disk, runs, made, fresh=fresh, retry=states)
-            return _create(disk, clock, runs, work, made, known, encoders(made.lanes), command)
+            known = known_keys(disk, runs, made, fresh=fresh, retry=states, library=library)
+            return _create(disk, clock, runs, work, made, known, encoders(made.lanes), command, library, entropy)
         finally:
-            shutil.rmtree(work, ignore_errors=True)
+            _clear(disk, work)
+
+
+def _clear(disk: Disk, folder: Path) -> None:
+    """Removes what a plan was made in; what cannot be removed is in nobody's way."""
+    with suppress(DiskError):
+        disk.discard(folder)
 
 
 def _create(
@@ -390,19 +404,19 @@ def _create(
     known: Known,
     providers: Sequence[Provider],
     command: str,
+    library: Library,
+    entropy: Callable[[int], bytes],
 ) -> Opened:
     now = clock.now()
-    name = plan_id(made.name, moment_after(now, disk, runs), made.identity, os.urandom(8))
+    name = plan_id(made.name, moment_after(now, disk, runs), made.identity, entropy(8))
     # The folder already has its last name inside, because custom_ids carry the end of it.
     folder = PlanFolder(work / name)
     for part in (folder.path, folder.requests, folder.responses, folder.manifest, folder.source):
         disk.make_folder(part)
-    (work / "data").replace(folder.data)
-    snapshots = {key: replace(s, path=folder.data / s.path.name) for key, s in made.snapshots.items()}
     run_ids = [f"{folder.tail}-{number:02d}" for number in range(1, len(made.points) + 1)]
     shapes = [lane.shape(provider.encode) for lane, provider in zip(made.lanes, providers, strict=True)]
     sink = FolderSink(disk, folder, shapes, run_ids)
-    totals = compile_requests(made.points, made.lanes, snapshots, known, sink)
+    totals = compile_requests(made.points, made.lanes, made.snapshots, known, sink)
     shards = sink.finish()
     for shard in shards:
         totals.lanes[shard["lane"]].shards += 1
@@ -415,7 +429,8 @@ def _create(
     write_file(disk, folder.path / "identity", made.identity.encode())
     if totals.cached or known.doubts.found:
         attempts = max(p.spec.config.retry.attempts for p in made.points)
-        reuse_answers(disk, runs, folder, {lane.number: lane_identity(lane) for lane in made.lanes}, attempts)
+        where = {lane.number: lane_identity(lane) for lane in made.lanes}
+        reuse_answers(disk, runs, folder, where, attempts, library=library)
     awaits = sorted(plan for plan in known.claimed if disk.exists(folder.held(plan)))
     journal = Journal(disk, folder.journal)
     try:
@@ -428,6 +443,7 @@ def _create(
             pass
     finally:
         journal.close()
+    disk.replace(work / "data", folder.data)
     target = PlanFolder(runs / name)
     disk.replace(folder.path, target.path)
     return Opened(target, "created", totals)
@@ -545,7 +561,6 @@ def plan_document(
     }
 
 
-def forget(folder: PlanFolder) -> None:
+def forget(disk: Disk, folder: PlanFolder) -> None:
     """Removes a plan that was made but not confirmed; nothing was sent for it."""
-    with suppress(FileNotFoundError):
-        shutil.rmtree(folder.path)
+    disk.discard(folder.path)

@@ -12,6 +12,10 @@ class Killed(BaseException):
     """The simulated process died here. Nothing may catch it but the test."""
 
 
+class Blocked(BaseException):
+    """The simulated process waits for a lock that another one holds, which goes on only when this one stops."""
+
+
 class Overrun(BaseException):
     """More effects than any schedule needs: the program goes round in circles."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from batchling.errors import DiskError, DiskFullError, LockedError
-from batchling.testing.chaos import Chaos
+from batchling.testing.chaos import Blocked, Chaos, Overrun
 
 
 class _Inode:
@@ -101,6 +101,7 @@ class SimDisk:
         self.seen: dict[Path, _Inode] = {}
         self.durable: dict[Path, _Inode] = {}
         self.locks: dict[Path, int] = {}
+        self.renamed: list[tuple[Path, Path]] = []
 
     @contextmanager
     def effect(self, name: str, process: int | None = None) -> Iterator[None]:
@@ -128,13 +129,24 @@ class SimDisk:
         zeros = bytes(rng.randrange(len(new) - len(kept) + 1)) if rng.random() < 0.2 else b""
         return inode.durable + kept + zeros
 
+    def gone(self, process: int) -> None:
+        """One of several processes has died, and its locks with it."""
+        for path in [path for path, holder in self.locks.items() if holder == process]:
+            del self.locks[path]
+
     def next_process(self, *, power_loss: bool = False) -> None:
         """The process is gone, and its locks with it; after a power loss so is what was not fsynced."""
         self.process += 1
         self.locks.clear()
+        renamed, self.renamed = self.renamed, []
         if not power_loss:
             return
         rng = self.chaos.rng
+        for source, target in renamed:  # a folder is in its old or in its new place, with all that is in it
+            if rng.random() < 0.5:
+                self._move(self.durable, source, target)
+            else:
+                self._move(self.seen, target, source)
         for path in sorted(set(self.seen) | set(self.durable)):
             seen, durable = self.seen.get(path), self.durable.get(path)
             # A name that was made, renamed or removed without an fsync is in its old or in its new place.
@@ -198,7 +210,20 @@ class SimDisk:
             inode = self._find(path)
             inode.seen = inode.seen[:size]
 
+    @staticmethod
+    def _move(names: dict[Path, _Inode], source: Path, target: Path) -> None:
+        for path in [path for path in names if source in path.parents]:
+            names[target / path.relative_to(source)] = names.pop(path)
+
     def replace(self, source: Path, target: Path) -> None:
+        if source not in self.seen:  # a folder; one without files is nothing here
+            with self.effect(f"rename {target.name}"):
+                self._move(self.seen, source, target)
+                self.renamed.append((source, target))
+                self.chaos.step("in rename")
+                self.renamed.remove((source, target))
+                self._move(self.durable, source, target)
+            return
         with self.effect(f"rename {target.name}"):
             inode = self._find(source)
             self.seen[target] = inode
@@ -211,8 +236,18 @@ class SimDisk:
         with self.effect(f"remove {path.name}"):
             self.seen.pop(path, None)
 
+    def discard(self, folder: Path) -> None:
+        with self.effect(f"discard {folder.name}"):
+            for path in sorted(path for path in self.seen if folder in path.parents):
+                del self.seen[path]
+                self.chaos.step("in discard")
+
     def lock(self, path: Path, *, wait: bool = False) -> _SimLock:
         self.chaos.step(f"lock {path.name}")
+        if path in self.locks and wait:
+            if self.locks[path] == self.process:
+                raise Overrun(f"a process waits for a lock that it holds itself: {path.name}")
+            raise Blocked(str(path))
         if path in self.locks:
             raise LockedError(f"held by process {self.locks[path]} on simulated since the beginning", where=str(path))
         self.locks[path] = self.process
