@@ -183,8 +183,8 @@ class SimServer:
         if self.ids == "content":
             file_id = f"file-{hashlib.sha256(content).hexdigest()[:16]}"
         elif self.ids == "counter":
-            number = next(n for n in range(1, len(self.files) + 2) if f"file-{n}" not in self.files)
-            file_id = f"file-{number}"
+            taken = self.files.keys() | self.damaged
+            file_id = next(name for n in range(1, len(taken) + 2) if (name := f"file-{n}") not in taken)
         else:
             file_id = f"file-{self._mark}{self.number():06d}"
         self.files[file_id] = content

@@ -187,6 +187,9 @@ def draw_faults(rng: random.Random, world: World) -> Faults:
     )
 
 
+UNMEASURED = {"file: size not known", "file: size cannot be read"}
+
+
 def draw_lies(rng: random.Random, world: World, faults: Faults) -> tuple[Lie, ...]:
     """A few lies, each told of some batches or of all, for minutes, hours or ever."""
     lies: list[Lie] = []
@@ -213,6 +216,9 @@ def draw_lies(rng: random.Random, world: World, faults: Faults) -> tuple[Lie, ..
             lies = [lie for lie in lies if lie.what != "file: fills late"]
         else:
             lies = [lie for lie in lies if lie.what not in HIDE_COUNTS]
+    if not (faults.counts and faults.sizes) or told & HIDE_COUNTS:
+        # The same for a download that is cut between two lines, where nothing says how long it is.
+        lies = [lie for lie in lies if lie.what not in UNMEASURED or not faults.download_cut]
     if told & {"batch: no file", "batch: somebody else's file"}:
         lies = [lie for lie in lies if "metadata" not in lie.what]
     if told & {"row: no file", "row: somebody else's file", "row: every id is an alias"}:
