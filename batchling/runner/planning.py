@@ -562,5 +562,11 @@ def plan_document(
 
 
 def forget(disk: Disk, folder: PlanFolder) -> None:
-    """Removes a plan that was made but not confirmed; nothing was sent for it."""
-    disk.discard(folder.path)
+    """Removes a plan that was made but not confirmed; nothing was sent for it.
+
+    Its folder is renamed first: half of a plan, left by a crash, would be taken for one that has no requests.
+    """
+    hidden = folder.path.with_name(f".making-{folder.plan_id}")
+    with suppress(FileNotFoundError):
+        disk.replace(folder.path, hidden)
+        disk.discard(hidden)

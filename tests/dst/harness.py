@@ -12,7 +12,6 @@ import json
 import math
 import random
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
@@ -693,11 +692,4 @@ def run_schedule(world: str, seed: int, **options: Any) -> Result:
     return Schedule(WORLDS[world], seed, **options).run()
 
 
-def run_many(world: str, seeds: range, mutate: Callable[[], None] | None = None) -> list[Result]:
-    """Plays several; what a worker process of the long lane does."""
-    if mutate is not None:
-        mutate()
-    return [run_schedule(world, seed) for seed in seeds]
-
-
-__all__ = ["WORLDS", "ProviderError", "Result", "Schedule", "World", "run_many", "run_schedule"]
+__all__ = ["WORLDS", "ProviderError", "Result", "Schedule", "World", "run_schedule"]

@@ -29,9 +29,9 @@ from batchling.api.kits import encoders
 from batchling.api.pruning import prune_in
 from batchling.catalog.rows import Answer
 from batchling.config import find_project
-from batchling.errors import BatchlingError, DiskError, LockedError, UnfinishedError, UsageError
+from batchling.errors import DiskError, LockedError, UnfinishedError, UsageError
 from batchling.journal import Journal, read
-from batchling.ledger import InvariantError, Pace, Phase, Policy, State, replay
+from batchling.ledger import InvariantError, Pace, Policy, replay
 from batchling.models import ANSWERED
 from batchling.request import line, repair, repair_key
 from batchling.runner import loop, planning, resolving
@@ -588,6 +588,3 @@ def _every_key(disk: SimDisk, folder: PlanFolder) -> set[str]:
 def run_house(seed: int) -> Result:
     """Plays one schedule of several plans."""
     return House(seed).run()
-
-
-__all__ = ["BatchlingError", "House", "Phase", "State", "run_house"]

@@ -15,7 +15,8 @@ from decimal import Decimal
 import pytest
 
 from tests.conftest import SUMMARY
-from tests.dst.harness import WORLDS, Result, Schedule, run_many, run_schedule
+from tests.dst.harness import WORLDS, Result, Schedule, run_schedule
+from tests.dst.plans import run_house
 
 pytestmark = pytest.mark.dst
 
@@ -27,8 +28,11 @@ SHARES = {
     "hostile-default": 0.06,
     "clocks": 0.06,
     "gateway": 0.06,
+    "plans": 0.04,
 }
 """Of all schedules, how many are played in each world."""
+
+PLANS = "plans"
 
 CHUNK = 50
 POOL_FROM = 2000
@@ -40,13 +44,23 @@ def results(request: pytest.FixtureRequest) -> dict[str, list[Result]]:
     chosen = config.getoption("--seed")
     if chosen:
         world, number = chosen.split(":")
-        found = {world: [run_schedule(world, int(number))]}
+        found = {world: [play(world, int(number))]}
     else:
         found = {}
         for world, result in _play(config.getoption("--schedules"), config.getoption("--workers")):
             found.setdefault(world, []).extend(result)
     config.stash[SUMMARY].extend(_table(found))
     return found
+
+
+def play(world: str, seed: int) -> Result:
+    """One schedule of a world; `plans` is the one in which a folder has several of them."""
+    return run_house(seed) if world == PLANS else run_schedule(world, seed)
+
+
+def run_many(world: str, seeds: range) -> list[Result]:
+    """Several; what a worker process of the long lane does."""
+    return [play(world, seed) for seed in seeds]
 
 
 def _play(schedules: int, workers: int | None) -> Iterator[tuple[str, list[Result]]]:
@@ -92,7 +106,7 @@ def _problems(results: list[Result]) -> str:
     return f"{len(broken)} of {len(results)} schedules broke a promise:\n{shown}" if broken else ""
 
 
-@pytest.mark.parametrize("world", list(WORLDS))
+@pytest.mark.parametrize("world", [*WORLDS, PLANS])
 def test_every_schedule_keeps_the_promises_of_its_world(results: dict[str, list[Result]], world: str) -> None:
     if world not in results:
         pytest.skip("another world was chosen")
@@ -126,12 +140,14 @@ def test_the_schedules_meet_every_kind_of_fault(
     assert any(r.kills for each in results.values() for r in each)
 
 
-@pytest.mark.parametrize(("world", "seed"), [("bounded", 3), ("slow", 5), ("hostile", 7)])
+@pytest.mark.parametrize(
+    ("world", "seed"), [("bounded", 3), ("slow", 5), ("hostile", 7), ("liar", 2), ("forgetful", 4), ("plans", 5)]
+)
 def test_a_seed_replays_its_schedule_exactly(world: str, seed: int) -> None:
-    first = run_schedule(world, seed)
-    again = run_schedule(world, seed)
+    first = play(world, seed)
+    again = play(world, seed)
     assert (first.trace, first.steps, first.faults) == (again.trace, again.steps, again.faults)
-    assert run_schedule(world, seed + 1).trace != first.trace
+    assert play(world, seed + 1).trace != first.trace
 
 
 def test_a_kill_at_any_single_step_of_a_quiet_life_loses_and_repeats_nothing() -> None:
