@@ -23,6 +23,7 @@
     CallError                         one call to a provider did not give an answer (never reaches a person as it is)
     ├── CallRefused                   a definite no, with the provider's own error body: unbilled
     ├── CallAmbiguous                 timeout, reset, cut body, 408, 409, 5xx: it may have happened
+    ├── CallStopped                   a redirect, or a certificate that fails: asking again does not help, a person must act
     ├── CallUnavailable               a read that can be repeated without limit
     └── CallNotFound                  404: unknown, not gone
 
@@ -177,6 +178,10 @@ class CallRefused(CallError):
 
 class CallAmbiguous(CallError):
     """The call may have happened: timeout, reset, cut body, 408, 409, 5xx, or a 4xx that is not the provider's."""
+
+
+class CallStopped(CallError):
+    """A call that costs nothing cannot be made safely (another origin, a bad certificate); a person must act first."""
 
 
 class CallUnavailable(CallError):

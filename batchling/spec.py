@@ -130,6 +130,18 @@ class ProviderConfig(Section):
     base_url: str | None = Field(default=None, description="null for `local`: the embedded server's own port.")
     api_key_env: str | None = Field(default=None, description="Name of the variable that holds the key; never the key.")
     headers: dict[str, str] = Field(default_factory=dict, description="Sent with every call; part of the request key.")
+    headers_env: dict[str, str] = Field(
+        default_factory=dict,
+        description="Header to the name of the variable that holds its value, for headers that are secret.",
+    )
+    allow_http: bool = Field(
+        default=False, description="A key may go over plain http beyond this machine, where all on the way can read it."
+    )
+    key_origins: list[str] = Field(
+        default_factory=list,
+        description="In a shipped file: further addresses that api_key_env belongs to; * stands for a part of the host. "
+        "Anywhere else it has no effect.",
+    )
     completion_window: str = Field(default="24h", description="How long the provider may take, as it spells it.")
     endpoints: list[Endpoint] = Field(
         default=["chat", "responses", "embeddings"], description="Those that it takes in batches."

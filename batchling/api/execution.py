@@ -14,7 +14,7 @@ from typing import Any
 
 from batchling.api.kits import decode_cached, kits, offline_kits, recorded
 from batchling.api.outcome import MetricValue, Outcome, RunReport
-from batchling.api.standing import not_received, undecided
+from batchling.api.standing import not_received, recipients_of, undecided
 from batchling.api.workspace import Workspace, state_name
 from batchling.catalog.rows import Refreshed
 from batchling.duck import interrupted
@@ -22,6 +22,7 @@ from batchling.errors import BatchlingError, CallError, DetachedError, LockedErr
 from batchling.journal import Journal, read
 from batchling.ledger import UNRESOLVED, UNSENT, Pace, Policy, State, replay
 from batchling.printable import one_line
+from batchling.providers.gate import Gate
 from batchling.runner.awaiting import take_over
 from batchling.runner.doubts import Doubt, told
 from batchling.runner.folder import PlanFolder, awaited_plan
@@ -128,6 +129,7 @@ def opened(
         LockedError: another process holds it.
         JournalError: the journal is damaged.
         ProviderError: a key is missing, or is not the one that the plan's batches were made with.
+        RefusedError: nobody confirmed that a key may go where this plan would send it.
     """
     allow = allow or Allowance()
     disk, clock = workspace.disk, workspace.clock
@@ -150,7 +152,7 @@ def opened(
         decode_cached(disk, made)
         lanes: tuple[LaneKit, ...] = ()
         if not state.finished:
-            lanes = offline_kits(made) if alone else kits(made, connections)
+            lanes = offline_kits(made) if alone else kits(made, connections, workspace.gate or Gate())
         budgets = [
             r["config"]["budget"]["usd"] for r in made.document["runs"] if r["config"]["budget"]["usd"] is not None
         ]
@@ -429,6 +431,7 @@ def outcome(workspace: Workspace, folder: PlanFolder, state: State, reason: str,
         details=tuple(details),
         warnings=(*refreshed.warnings, *_remarks(workspace, folder), *_asking_again(lost, again)),
         not_received=lost,
+        recipients=recipients_of(document),
     )
 
 

@@ -7,10 +7,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from batchling import collect, config, providers, request, schema
+from batchling import collect, config, providers, request, schema, shipped
 from batchling.disk import Disk
 from batchling.models import Price
 from batchling.providers import Provider
+from batchling.providers.gate import Gate
 from batchling.request import RequestBuilder
 from batchling.runner.caching import cached_tags, decode_cache
 from batchling.runner.folder import PlanFolder
@@ -18,6 +19,7 @@ from batchling.runner.judging import Schemas
 from batchling.runner.points import LanePlan, is_local, lane_plan
 from batchling.runner.session import LaneKit
 from batchling.spec import Spec
+from batchling.trust import COMPATIBLE
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,24 +78,36 @@ def encoders(lanes: Sequence[LanePlan]) -> list[Provider]:
     return [offline(lane.spec) for lane in lanes]
 
 
-def encoders_with_keys(lanes: Sequence[LanePlan]) -> list[Provider]:
-    """For a plan that will be sent: the same, once every key is known to be there.
+def encoders_with_keys(lanes: Sequence[LanePlan], gate: Gate) -> list[Provider]:
+    """For a plan that will be sent: the same, once every key is there and may go where it would go.
 
     Raises:
-        ProviderError: a key's variable is not set; no plan is made then.
+        ProviderError: a key's variable is not set, or holds no key; no plan is made then.
+        RefusedError: nobody confirmed that the key may go there; the same.
     """
     for lane in lanes:
-        if not is_local(lane.spec):
-            providers.key_of(lane.spec.config.provider)
+        spec = lane.spec
+        gate.admit(spec.config.provider, compatible=names_shipped(spec, COMPATIBLE), where=_address_set_at(spec))
     return encoders(lanes)
+
+
+def names_shipped(spec: Spec, name: str) -> bool:
+    """Whether the run's provider is the shipped one of that name, and not a project's own file that is called so."""
+    if spec.config.provider.name != name:
+        return False
+    copies = [file for file in spec.sources if f"/{file.name}".endswith(f"/provider/{name}.yaml")]
+    return not copies or any(file.content == shipped.provider_file(name).read_bytes() for file in copies)
+
+
+def _address_set_at(spec: Spec) -> str | None:
+    return spec.set_at("provider.engine.upstream" if is_local(spec) else "provider.base_url")
 
 
 def offline(spec: Spec) -> Provider:
     """A provider of which only `encode` and `decode` work."""
     if spec.config.provider.adapter == "openai":
         return _LinesOnly()  # type: ignore[return-value]
-    environ = {spec.config.provider.api_key_env or "": "planning-needs-no-key"}
-    return providers.connect(spec.config.provider, environ=environ)
+    return providers.encoder(spec.config.provider)
 
 
 class _LinesOnly:
@@ -103,20 +117,24 @@ class _LinesOnly:
     decode = staticmethod(collect.decode)
 
 
-def kits(made: Recorded, stack: ExitStack, *, environ: Mapping[str, str] | None = None) -> tuple[LaneKit, ...]:
+def kits(made: Recorded, stack: ExitStack, gate: Gate) -> tuple[LaneKit, ...]:
     """Connects every lane; embedded servers are started and stop when `stack` closes.
 
+    Every key passes the gate before anything is connected or started.
+
     Raises:
-        ProviderError: a key's variable is not set.
+        ProviderError: a key's variable is not set, or holds no key.
+        RefusedError: nobody confirmed that the key may go there.
     """
+    values = {lane.number: gate.admit(made.specs[lane.number].config.provider) for lane in made.lanes}
     connected: dict[str, Provider] = {}
     built = []
     for lane in made.lanes:
         spec = made.specs[lane.number]
         provider = connected.get(lane.group)
         if provider is None:
-            base_url = _embedded(made.folder, lane, stack) if is_local(spec) else None
-            provider = providers.connect(spec.config.provider, base_url=base_url, environ=environ)
+            base_url = _embedded(made.folder, lane, stack, values[lane.number]) if is_local(spec) else None
+            provider = providers.connect(spec.config.provider, base_url=base_url, gate=gate)
             connected[lane.group] = provider
         builder = _repairer(made, lane)
         built.append(
@@ -169,7 +187,7 @@ def _repairer(made: Recorded, lane: LanePlan) -> RequestBuilder | None:
     return RequestBuilder(spec, run["columns"], made.schemas[run["schema_index"]])
 
 
-def _embedded(folder: PlanFolder, lane: LanePlan, stack: ExitStack) -> str:
+def _embedded(folder: PlanFolder, lane: LanePlan, stack: ExitStack, values: Mapping[str, str]) -> str:
     """Starts the embedded server on the plan's own state."""
     from batchling.local.options import ServerOptions
     from batchling.local.server import start_in_process
@@ -185,6 +203,7 @@ def _embedded(folder: PlanFolder, lane: LanePlan, stack: ExitStack) -> str:
             enqueued_tokens=limits.enqueued_tokens,
             creations_per_hour=limits.creations_per_hour,
             concurrent_batches=limits.concurrent_batches,
+            upstream_key=values.get(engine.api_key_env or ""),
         )
     )
     stack.callback(server.stop)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from batchling.runner.doubts import Doubt
+from batchling.trust import Recipient
 from batchling.waiting import Wait
 
 
@@ -23,6 +24,7 @@ class LaneReport:
         best_seconds: how long it takes at best, under what `assumes` says; worst_seconds: if every round takes the whole
             completion window; None: not known.
         rpm, tpm, concurrency: what the `http` engine keeps; pacing_seconds: the least that takes.
+        recipients: which variable's value goes to which host.
     """
 
     provider: str
@@ -50,6 +52,7 @@ class LaneReport:
     tpm: int | None = None
     concurrency: int | None = None
     pacing_seconds: float | None = None
+    recipients: tuple[Recipient, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +139,7 @@ class Outcome:
         next_command: what goes on from here; None when nothing is left.
         details: what went wrong, one sentence each.
         not_received: rows that may have been paid for and were not received, by batch.
+        recipients: which variable's value goes, or went, to which host.
     """
 
     plan_id: str
@@ -157,6 +161,7 @@ class Outcome:
     details: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     not_received: tuple[Doubt, ...] = ()
+    recipients: tuple[Recipient, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +223,10 @@ class LaneStatus:
 
 @dataclass(frozen=True, slots=True)
 class PlanStatus:
-    """One plan: where its batches, rows and money are. Read from its journal alone."""
+    """One plan: where its batches, rows and money are, and which variable's value goes to which host.
+
+    Read from its journal and plan.json alone.
+    """
 
     plan_id: str
     experiment: str
@@ -240,3 +248,4 @@ class PlanStatus:
     lanes: tuple[LaneStatus, ...] = ()
     not_received: tuple[Doubt, ...] = ()
     waits: tuple[Wait, ...] = ()
+    recipients: tuple[Recipient, ...] = ()

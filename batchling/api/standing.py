@@ -16,6 +16,7 @@ from batchling.ledger import UNRESOLVED, UNSENT, Attempt, Phase, Shard, State
 from batchling.printable import one_line
 from batchling.runner.doubts import Doubt, doubts_of
 from batchling.runner.folder import PlanFolder, folders
+from batchling.trust import Recipient, recorded
 from batchling.waiting import waits
 
 
@@ -115,6 +116,7 @@ def plan_status(workspace: Workspace, folder: PlanFolder) -> PlanStatus:
         lanes=tuple(lane_statuses(state, document["lanes"])),
         not_received=tuple(not_received(workspace, folder, state, document)),
         waits=tuple(waits(state, workspace.clock.now(), folder.plan_id)),
+        recipients=recipients_of(document),
     )
 
 
@@ -141,6 +143,12 @@ def not_received(
         for event in read(workspace.disk, folder.journal):
             if event["kind"] == "awaited":
                 yield from (Doubt(**found) for found in event.get("doubtful", ()))
+
+
+def recipients_of(document: Mapping[str, Any]) -> tuple[Recipient, ...]:
+    """Which variable's value goes to which host, by a plan's document."""
+    found = [recipient for run in document["runs"] for recipient in recorded(run["config"].get("provider") or {})]
+    return tuple(dict.fromkeys(found))
 
 
 def _points(folder: PlanFolder, document: Mapping[str, Any]) -> Iterator[PointStatus]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import orjson
 
 from batchling import catalog, config, cost
 from batchling.api.execution import Allowance, advance, advance_all, opened, outcome
-from batchling.api.kits import encoders, encoders_with_keys
+from batchling.api.kits import encoders, encoders_with_keys, names_shipped
 from batchling.api.outcome import LaneReport, Outcome, PlanReport, PlanStatus, Shown
 from batchling.api.pruning import Agree, Pruned, collect_pruned
 from batchling.api.pruning import prune as prune_superseded
@@ -23,10 +24,11 @@ from batchling.api.queueing import queues
 from batchling.api.standing import plan_status, status, statuses
 from batchling.api.workspace import Workspace, state_name
 from batchling.config import Project
-from batchling.errors import JournalError, LockedError, ProviderError, RefusedError, UsageError
+from batchling.errors import ConfigError, JournalError, LockedError, ProviderError, RefusedError, UsageError
 from batchling.journal import says_finished
 from batchling.ledger import UNRESOLVED, UNSENT, Phase
 from batchling.prompt import mistakable
+from batchling.providers.gate import Gate
 from batchling.runner.compiling import Known
 from batchling.runner.doubts import told
 from batchling.runner.folder import PlanFolder
@@ -46,6 +48,7 @@ from batchling.runner.planning import (
 )
 from batchling.runner.session import Observer, Session
 from batchling.spec import Spec
+from batchling.trust import COMPATIBLE, Origin, recipients, recorded
 
 Confirm = Callable[[str, Decimal | None], bool]
 """(what is about to be sent, its worst case in USD or None when unknown) → whether to go on."""
@@ -104,7 +107,13 @@ def plan(
 
 
 def plan_specs(
-    specs: Sequence[Spec], runs: Path, *, show: int = 0, fresh: bool = False, retry: Sequence[str] = ()
+    specs: Sequence[Spec],
+    runs: Path,
+    *,
+    show: int = 0,
+    fresh: bool = False,
+    retry: Sequence[str] = (),
+    gate: Gate | None = None,
 ) -> PlanReport:
     """`plan`, for specs that are composed already."""
     from batchling.runner.planning import refuse_over_budget
@@ -145,6 +154,7 @@ def plan_specs(
                 tpm=queue.tpm,
                 concurrency=queue.concurrency,
                 pacing_seconds=queue.pacing_seconds,
+                recipients=recorded(lane.spec.document["provider"]),
             )
         )
     return PlanReport(
@@ -164,7 +174,7 @@ def plan_specs(
         shown=tuple(Shown(row, key, orjson.loads(body)) for row, key, body in totals.shown),
         same=same[0].plan_id if same else None,
         same_state=state_name(same[1]) if same else None,
-        notes=(*_notes(made), *_doubts(known)),
+        notes=(*_notes(made), *_unconfirmed(made, gate or Gate()), *_doubts(known)),
     )
 
 
@@ -174,6 +184,19 @@ def _doubts(known: Known) -> Iterator[str]:
         yield f"{told(left)}: left out; run --retry missing asks them again, after a question"
     if known.doubts.again:
         yield f"{known.doubts.again:,} of the requests may have been paid for and were not received: run asks first"
+
+
+def _unconfirmed(made: Draft, gate: Gate) -> Iterator[str]:
+    """A sentence for each key that would go where it never went."""
+    said = set()
+    for lane in made.lanes:
+        compatible = names_shipped(lane.spec, COMPATIBLE)
+        for variable, url, key in recipients(lane.spec.config.provider):
+            with suppress(ConfigError):  # `run` says what is wrong with the address
+                origin = Origin.of(url, key=key)
+                if (variable, origin) not in said and gate.verdict(variable, origin, compatible=compatible) != "yes":
+                    said.add((variable, origin))
+                    yield f"{variable} was never sent to {origin}: `run` asks first, or needs --trust-host {origin.host}"
 
 
 def _notes(made: Draft) -> tuple[str, ...]:
@@ -202,6 +225,7 @@ def run(
     prune: bool | Agree = False,
     confirm: Confirm | None = None,
     observer: Observer | None = None,
+    gate: Gate | None = None,
     command: str | None = None,
     project: Project | None = None,
     config_dir: Path | None = None,
@@ -217,6 +241,7 @@ def run(
             is asked first, with what it is in words.
         confirm: asked before more than `budget.confirm_usd` may be spent; None: that is allowed.
         observer: hears what happens.
+        gate: what every key passes on its way to a provider; None: one that can ask nobody.
         command: how a person would say this call again.
 
     Raises:
@@ -237,6 +262,7 @@ def run(
         prune=prune,
         confirm=confirm,
         observer=observer,
+        gate=gate,
     )
 
 
@@ -251,9 +277,11 @@ def run_specs(
     prune: bool | Agree = False,
     confirm: Confirm | None = None,
     observer: Observer | None = None,
+    gate: Gate | None = None,
 ) -> Outcome:
     """`run`, for specs that are composed already."""
-    workspace = Workspace(runs)
+    gate = gate or Gate()
+    workspace = Workspace(runs, gate=gate)
     budgets = [s.config.budget.usd for s in specs if s.config.budget.usd is not None]
     allow = Allowance(
         budget_usd=Decimal(str(min(budgets))) if budgets else None,
@@ -266,7 +294,7 @@ def run_specs(
         workspace.clock,
         runs,
         specs,
-        encoders_with_keys,
+        partial(encoders_with_keys, gate=gate),
         command=command,
         fresh=fresh,
         retry=retry,
@@ -395,6 +423,7 @@ def watch(
     detach: bool = False,
     confirm: Confirm | None = None,
     observer: Observer | None = None,
+    gate: Gate | None = None,
 ) -> list[Outcome]:
     """Goes on with a plan, or with every unfinished plan.
 
@@ -402,12 +431,13 @@ def watch(
 
     Args:
         confirm: asked before a plan is sent of which nothing was sent yet; None: that is allowed.
+        gate: what every key passes on its way to a provider; None: one that can ask nobody.
 
     Raises:
         LockedError: another process holds the plan that was named, or every unfinished plan.
         RefusedError: sending the plan that was named was not confirmed.
     """
-    workspace = Workspace(runs)
+    workspace = Workspace(runs, gate=gate or Gate())
     ask = _asking(workspace, confirm)
     if plan is not None:
         folder = workspace.find(plan)
@@ -455,13 +485,16 @@ def _unreadable(workspace: Workspace, folder: PlanFolder) -> Outcome:
     raise AssertionError(f"{folder.plan_id} is not damaged")
 
 
-def cancel(plan: str | None = None, *, runs: Path, observer: Observer | None = None) -> Outcome:
+def cancel(
+    plan: str | None = None, *, runs: Path, observer: Observer | None = None, gate: Gate | None = None
+) -> Outcome:
     """Cancels at the provider, waits for the terminal state, collects what was paid.
 
     Raises:
         LockedError: another process holds the plan.
+        RefusedError: nobody confirmed that the key may go where the plan's batches are.
     """
-    workspace = Workspace(runs)
+    workspace = Workspace(runs, gate=gate)
     folder = workspace.find(plan, unfinished=plan is None)
     if workspace.state(folder).finished:
         return outcome(workspace, folder, workspace.state(folder), "finished", created=False)
@@ -481,6 +514,7 @@ def resolve(
     batch_id: str | None = None,
     shard: int | None = None,
     force: bool = False,
+    gate: Gate | None = None,
 ) -> PlanStatus:
     """A person's decision for parked submissions.
 
@@ -495,7 +529,7 @@ def resolve(
     """
     from batchling.runner import resolving
 
-    workspace = Workspace(runs)
+    workspace = Workspace(runs, gate=gate)
     folder = workspace.find(plan, unfinished=plan is None)
     if decision == "drop" and force:
         with opened(workspace, folder, alone=True) as session:

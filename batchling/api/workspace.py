@@ -19,15 +19,21 @@ from batchling.runner.folder import PlanFolder, folders
 # `batchling status` needs none of what refreshes and decodes: that is imported where it is used.
 if TYPE_CHECKING:
     from batchling.catalog.rows import Refreshed, ShardRow
+    from batchling.providers.gate import Gate
 
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """The runs folder, with the disk and the clock that everything in it goes through."""
+    """The runs folder, with the disk, the clock and the gate that everything in it goes through.
+
+    Attributes:
+        gate: what every key passes on its way to a provider; None: one that can ask nobody.
+    """
 
     runs: Path
     disk: Disk = field(default_factory=RealDisk)
     clock: Clock = field(default_factory=RealClock)
+    gate: Gate | None = None
 
     def find(self, reference: str | None, *, unfinished: bool = False) -> PlanFolder:
         """A plan by its id or the beginning of it, a run id, or an experiment's name (its newest). None: the newest.

@@ -26,6 +26,7 @@ class Shell:
         verbose: say more, and show tracebacks.
         config_dir: a folder with config groups that wins over all others.
         folder: `--project`: where the project is looked for; None: the working directory.
+        hosts: `--trust-host`: hosts that a key may go to, in this command.
         used: the runs folder of the experiment, where the command took it from there; None: `runs`.
         answered: a JSON document was written, so an error afterwards does not write another.
     """
@@ -34,6 +35,7 @@ class Shell:
     verbose: bool = False
     config_dir: Path | None = None
     folder: Path | None = None
+    hosts: tuple[str, ...] = ()
     used: Path | None = None
     answered: bool = False
     _project: Project | None = field(default=None, repr=False)
@@ -59,6 +61,9 @@ class Shell:
 
     def command(self, text: str) -> str:
         """A command as it has to be typed here: where plans are not where it would look for them, that is said."""
+        if text.startswith(("batchling run ", "batchling watch", "batchling cancel ", "batchling resolve ")):
+            named = [word for host in self.hosts if host not in text for word in ("--trust-host", shlex.quote(host))]
+            text = " ".join([text, *named])
         if self.used is None or not text.startswith("batchling "):
             return text
         used = self.used.resolve()

@@ -55,6 +55,8 @@ _FATAL = frozenset(
         "billing_hard_limit_reached",
         "billing_limit_exceeded",
         "billing_not_active",
+        "certificate_refused",  # our own words, as the next one: there is nothing safe to send to
+        "redirected",
         "incorrect_api_key",
         "insufficient_permissions",
         "insufficient_quota",

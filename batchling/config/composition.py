@@ -13,10 +13,11 @@ import yaml
 from batchling.config import secret
 from batchling.config.build import build_spec
 from batchling.config.composer import Composed, Composer
+from batchling.config.environment import addressed
 from batchling.config.explain import PROMPT_INTERPOLATION, check_overrides, explain, interpolates
 from batchling.config.files import Sources
 from batchling.config.origin import Origin, lookup
-from batchling.config.project import ExperimentFile, Project, locate, project_of, search_path
+from batchling.config.project import ExperimentFile, Project, locate, project_of, search_path, shipped_conf
 from batchling.config.tree import CompositionFailed
 from batchling.config.validate import Problem, config_error, scalars, validate
 from batchling.errors import ConfigError
@@ -37,6 +38,7 @@ class Composition:
     spec: Spec
     overrides: tuple[str, ...]
     _composed: Composed = field(repr=False)
+    _base_url_variable: str | None = None
 
     @property
     def config(self) -> Config:
@@ -65,6 +67,8 @@ class Composition:
         found: dict[str, Origin] = {}
         for key, _ in _leaves(self.document, ""):
             found[key] = known.get(key) or _of_list(known, key) or Origin()
+        if self._base_url_variable is not None:
+            found["provider.base_url"] = Origin(variable=self._base_url_variable)
         return found
 
     @property
@@ -141,7 +145,12 @@ class Workbench:
         """Validates a point and reads its files. A file is read once for all points, so that they agree."""
         self._check_texts(composed)
         origins = composed.origins
-        config = validate(composed.tree, origins)
+        tree, variable = composed.tree, None
+        named = addressed(tree.get("provider"))
+        if named is not None and _is_shipped(lookup(origins, "provider.base_url")):
+            url, variable = named
+            tree = {**tree, "provider": {**tree["provider"], "base_url": url}}
+        config = validate(tree, origins)
         folders = [folder for label, folder in self.search_path if label != "experiment"]
         spec = build_spec(
             config,
@@ -151,7 +160,7 @@ class Workbench:
             config_files=[layer.file for layer in composed.merged.layers],
             import_path=self.project.root,
         )
-        return Composition(self.experiment, spec, composed.overrides, composed)
+        return Composition(self.experiment, spec, composed.overrides, composed, variable)
 
     def _check_texts(self, composed: Composed) -> None:
         """Interpolations that must not happen: of a secret, into a prompt or into a row."""
@@ -164,6 +173,11 @@ class Workbench:
         ]
         if found:
             raise config_error([Problem(key, text, lookup(composed.origins, key)) for key, text in found])
+
+
+def _is_shipped(origin: Origin | None) -> bool:
+    """Nobody but the shipped files set it."""
+    return origin is None or (origin.file is not None and origin.file.is_relative_to(shipped_conf()))
 
 
 def _interpolated_prompts(prompt: Any) -> list[tuple[str, str]]:

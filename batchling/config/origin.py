@@ -21,14 +21,20 @@ from batchling.config.project import shipped_conf
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What set a value: `file` and 1-based `line`, or `override` as typed. `comment` is the remark on that line."""
+    """What set a value: `file` and 1-based `line`, `override` as typed, or an environment `variable`.
+
+    `comment` is the remark on that line.
+    """
 
     file: Path | None = None
     line: int | None = None
     override: str | None = None
     comment: str | None = None
+    variable: str | None = None
 
     def __str__(self) -> str:
+        if self.variable is not None:
+            return f"variable: {self.variable}"
         if self.override is not None:
             return f"override: {self.override}"
         return f"{_short(self.file)}:{self.line}" if self.file is not None else "default"

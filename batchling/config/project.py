@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from batchling.errors import ConfigError
+from batchling.shipped import shipped_conf as shipped_conf
 
 PRIMARY = "config.yaml"
 
@@ -49,13 +50,6 @@ class ExperimentFile:
     def name(self) -> str:
         """What a person would call it: the folder's name, or the file's without its ending."""
         return self.folder.name if self.path.name == PRIMARY else self.path.stem
-
-
-def shipped_conf() -> Path:
-    """The configs that come with batchling: `batchling/conf` in a wheel, the repository's `conf/` in an editable install."""
-    package = Path(__file__).resolve().parent.parent
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parent / "conf"
 
 
 def _is_project(folder: Path) -> bool:

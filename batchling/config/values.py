@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from batchling.config.build import build_spec
+from batchling.config.environment import addressed
 from batchling.config.files import Sources
 from batchling.config.keys import did_you_mean
 from batchling.config.project import find_project, shipped_conf
@@ -35,6 +36,8 @@ def from_values(document: Mapping[str, Any], root: Path) -> Spec:
         tree = _over(chosen, tree)
     if isinstance(provider, str):
         tree["provider"] = _read(folders, "provider", provider)
+        if named := addressed(tree["provider"]):
+            tree["provider"]["base_url"] = named[0]
     elif provider is not None:
         tree["provider"] = provider
     return build_spec(validate(tree, {}), Sources(root, folders), import_path=project.root)

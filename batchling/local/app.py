@@ -22,11 +22,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from batchling.local import parameters
 from batchling.local.engines import Answer, Engine
 from batchling.local.jsonl import dump
-from batchling.local.options import SUPPORTED_ENDPOINTS, ServerOptions, is_loopback
+from batchling.local.options import SUPPORTED_ENDPOINTS, ServerOptions
 from batchling.local.replies import ApiError
 from batchling.local.store import Store
 from batchling.local.upload import Upload
 from batchling.local.worker import Worker
+from batchling.trust import is_loopback
 
 MAX_BODY_BYTES = 64_000_000
 HOUR = 3_600.0

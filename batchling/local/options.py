@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from batchling.errors import ConfigError
 from batchling.spec import EngineConfig
+from batchling.trust import is_loopback
 
 SUPPORTED_ENDPOINTS = ("/v1/chat/completions", "/v1/responses", "/v1/embeddings")
 """URL paths that a batch can be made for, and that answer synchronously too."""
@@ -37,6 +37,7 @@ class ServerOptions:
         row_seconds: how long a row takes with the engines that answer at once; `engine.concurrency` rows run side by side.
         window_seconds: overrides the batch's completion window.
         now: Unix seconds; tests hand in their own clock.
+        upstream_key: what `engine.api_key_env` holds, once it passed the gate; None: the engine asks the gate itself.
     """
 
     state_dir: Path
@@ -54,6 +55,7 @@ class ServerOptions:
     row_seconds: float = 0.0
     window_seconds: float | None = None
     now: Callable[[], float] = time.time
+    upstream_key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65_535:
@@ -69,13 +71,3 @@ class ServerOptions:
         if self.enqueued_tokens is None or isinstance(self.enqueued_tokens, int):
             return self.enqueued_tokens
         return self.enqueued_tokens.get(model)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address can only be reached from this machine."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

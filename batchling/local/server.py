@@ -53,7 +53,7 @@ class LocalServer:
         try:
             self._socket = _listen(options)
             try:
-                self._engine = make_engine(options.engine)
+                self._engine = make_engine(options.engine, options.upstream_key)
                 self._store = Store(options.state_dir, options.now)
             except BaseException:
                 self._socket.close()

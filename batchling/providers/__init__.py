@@ -7,6 +7,6 @@ through the same door as everybody else's. Everything OpenAI-shaped is the adapt
 
 from batchling.collect import why_failed, why_refused
 from batchling.providers.port import Provider
-from batchling.providers.registry import adapters, connect, key_of
+from batchling.providers.registry import adapters, connect, encoder
 
-__all__ = ["Provider", "adapters", "connect", "key_of", "why_failed", "why_refused"]
+__all__ = ["Provider", "adapters", "connect", "encoder", "why_failed", "why_refused"]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import math
+import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
@@ -22,11 +23,13 @@ import openai
 import orjson
 
 from batchling.collect import Garbage, decode, whole
-from batchling.errors import CallAmbiguous, CallError, CallNotFound, CallRefused, CallUnavailable
+from batchling.errors import CallAmbiguous, CallError, CallNotFound, CallRefused, CallStopped, CallUnavailable
 from batchling.models import Batch, Response, Submission
 from batchling.providers.openai_objects import read_batch, read_refusal, text_of
 from batchling.request import line
+from batchling.scrub import Scrubber
 from batchling.spec import ProviderConfig
+from batchling.trust import is_loopback, shown
 
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 120.0
@@ -39,7 +42,6 @@ OUTPUT_EXPIRES_SECONDS = 30 * 86400
 _MARGIN_SECONDS = 3600.0  # clocks differ, and a list is ordered by the provider's
 _MAX_MESSAGE = 2000
 _TRANSIENT = frozenset({408, 409, 429})
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _HTTP_LIBRARIES = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "h11", "zlib", "ssl", "socket"})
 _FOREIGN_404 = "foreign_404"  # a 404 without the provider's error body: a gateway's, or a route that is not there
 _NO_KEY = "none"
@@ -57,7 +59,8 @@ class OpenAIProvider:
         config: its facts.
         base_url: where it is, e.g. `https://api.openai.com/v1`.
         api_key: the key; None for a server that wants none.
-        environ: `OPENAI_ORG_ID` and `OPENAI_PROJECT_ID` are read from it, for OpenAI itself only.
+        environ: the variables of `headers_env` are read from it, and, for OpenAI itself only, `OPENAI_ORG_ID` and
+            `OPENAI_PROJECT_ID`; all of them passed the gate.
         read_seconds: how long a reply may take.
     """
 
@@ -72,21 +75,27 @@ class OpenAIProvider:
     ):
         self._facts = config
         self._key = api_key
-        # A proxy from the environment must not get between us and a server on this machine.
-        local = urlsplit(base_url).hostname in _LOOPBACK
+        self._hidden = {header: environ[variable] for header, variable in config.headers_env.items()}
+        self._scrubber = Scrubber(value for value in (api_key, *self._hidden.values()) if value)
         self._client = openai.OpenAI(
             api_key=api_key or _NO_KEY,
             base_url=base_url,
             max_retries=0,
             timeout=openai.Timeout(read_seconds, connect=CONNECT_SECONDS),
-            http_client=openai.DefaultHttpxClient(trust_env=False) if local else None,
+            http_client=openai.DefaultHttpxClient(
+                # A proxy from the environment must not get between us and a server on this machine.
+                trust_env=not is_loopback(urlsplit(base_url).hostname),
+                # None of OpenAI's calls is answered with a redirect. Where one points to was not asked for: the rows
+                # and our own headers would go along, and to the same host the key as well.
+                follow_redirects=False,
+            ),
         )
         # The client fills these from OPENAI_* variables by itself: another provider must not be told the
         # organisation, and headers that are in no config would change answers without a trace.
         own = config.name == "openai"
         self._client.organization = environ.get("OPENAI_ORG_ID") if own else None
         self._client.project = environ.get("OPENAI_PROJECT_ID") if own else None
-        self._client._custom_headers = dict(config.headers)
+        self._client._custom_headers = {**config.headers, **self._hidden}
         if hasattr(self._client, "admin_api_key"):
             self._client.admin_api_key = None
         self._upload_timeout = openai.Timeout(UPLOAD_SECONDS, connect=CONNECT_SECONDS)
@@ -106,15 +115,18 @@ class OpenAIProvider:
         extra: dict[str, Any] = {}
         if self._facts.capabilities.files_expire_after:
             extra["expires_after"] = {"anchor": "created_at", "seconds": FILES_EXPIRE_SECONDS}
-        data = self._read(
-            f"upload of {submission.filename()}",
-            lambda: self._client.files.with_raw_response.create(
-                file=(submission.filename(), content, "application/jsonl"),
-                purpose="batch",
-                timeout=self._upload_timeout,
-                **extra,
-            ),
-        )
+        try:
+            data = self._read(
+                f"upload of {submission.filename()}",
+                lambda: self._client.files.with_raw_response.create(
+                    file=(submission.filename(), content, "application/jsonl"),
+                    purpose="batch",
+                    timeout=self._upload_timeout,
+                    **extra,
+                ),
+            )
+        except CallStopped as error:  # nothing is out yet: this provider is given up, and not the whole plan
+            raise CallRefused(error.message, status=error.status, code=error.code) from None
         file_id = text_of(data.get("id"))
         if file_id is None:
             raise CallUnavailable(f"upload of {submission.filename()}: the reply has no file id ({_shape(data)})")
@@ -136,8 +148,10 @@ class OpenAIProvider:
         except openai.APIStatusError as error:
             raise self._create_error(error) from None
         except Exception as error:
+            if (why := _bad_certificate(error)) is not None:  # found before anything of the request has left
+                raise CallRefused(f"creation of a batch: {why}", code="certificate_refused") from None
             # Whatever went wrong here may have gone wrong after the request had left.
-            raise CallAmbiguous(self._scrub(f"creation of a batch: {_reason(error)}")) from error
+            raise CallAmbiguous(self._scrub(f"creation of a batch: {_reason(error)}")) from None
         data = self._json(reply.content)
         batch = read_batch(data)
         if batch is None:
@@ -242,7 +256,7 @@ class OpenAIProvider:
     def fingerprint(self) -> str | None:
         if self._key is None:
             return None
-        parts = (self._key, self._client.organization or "", self._client.project or "")
+        parts = (self._key, self._client.organization or "", self._client.project or "", *self._hidden.values())
         digest = hmac.new(b"batchling key fingerprint 1", "\0".join(parts).encode(), hashlib.sha256)
         return digest.hexdigest()[:16]
 
@@ -279,18 +293,22 @@ class OpenAIProvider:
             yield
         except openai.APIStatusError as error:
             raise self._status_error(what, error) from None
-        except openai.APIConnectionError as error:
-            raise CallUnavailable(self._scrub(f"{what}: {_reason(error)}")) from error
         except Exception as error:
             # A stream that breaks off while it is read raises the HTTP library's own types: httpx before openai 3,
             # httpx2 since. Anything else is a mistake of ours and must be seen.
-            if type(error).__module__.partition(".")[0] not in _HTTP_LIBRARIES:
+            known = isinstance(error, openai.APIConnectionError)
+            if not known and type(error).__module__.partition(".")[0] not in _HTTP_LIBRARIES:
                 raise
-            raise CallUnavailable(self._scrub(f"{what}: {_reason(error)}")) from error
+            if (why := _bad_certificate(error)) is not None:
+                raise CallStopped(f"{what}: {why}", code="certificate_refused") from None
+            # Without the exception itself: some repeat a header they could not send.
+            raise CallUnavailable(self._scrub(f"{what}: {_reason(error)}")) from None
 
     def _status_error(self, what: str, error: openai.APIStatusError) -> CallError:
-        """What a status ≥ 400 means on a call that is free."""
+        """What a status that is no success means on a call that is free."""
         status = error.status_code
+        if status < 400:
+            return CallStopped(f"{what}: {self._redirect(error)}", status=status, code="redirected")
         code, message, own = self._refusal(error)
         text = f"{what}: {status} {message}"
         wait = _retry_after(error.response.headers)
@@ -302,8 +320,12 @@ class OpenAIProvider:
         return CallUnavailable(text, status=status, code=code, retry_after=wait)
 
     def _create_error(self, error: openai.APIStatusError) -> CallError:
-        """What a status ≥ 400 means on the call that spends."""
+        """What a status that is no success means on the call that spends."""
         status = error.status_code
+        if status in (302, 303):  # how a web server answers a POST that it has carried out: "see there"
+            return CallAmbiguous(f"creation of a batch: {self._redirect(error)}", status=status, code="redirected")
+        if status < 400:
+            return CallRefused(f"creation of a batch: {self._redirect(error)}", status=status, code="redirected")
         code, message, own = self._refusal(error)
         text = f"creation of a batch: {status} {message}"
         wait = _retry_after(error.response.headers)
@@ -320,19 +342,37 @@ class OpenAIProvider:
         code, message = refusal
         return code, self._scrub(message), True
 
+    def _redirect(self, error: openai.APIStatusError) -> str:
+        """Where we were sent, without what may be secret in it."""
+        target = error.response.headers.get("location")
+        place = f"to {shown(target)}" if target else "without saying where"
+        return self._scrub(
+            f"the server answered {error.status_code} and sends us {place}, where nobody said that our requests may go"
+        )
+
     def _json(self, content: bytes) -> Any:
         """The body's JSON value with the key blotted out; None when it is not JSON."""
-        if self._key is not None:
-            content = content.replace(self._key.encode(), b"***")
         try:
-            return orjson.loads(content)
+            return self._scrubber.value(orjson.loads(content))
         except ValueError:
             return None
 
     def _scrub(self, text: str) -> str:
-        if self._key is not None:
-            text = text.replace(self._key, "***")
-        return text[:_MAX_MESSAGE]
+        return self._scrubber.text(text[: 4 * _MAX_MESSAGE])[:_MAX_MESSAGE]
+
+
+def _bad_certificate(error: BaseException) -> str | None:
+    """Why the server's certificate does not hold; None when that is not what went wrong."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        # The HTTP library may raise an exception of its own type, with the text of OpenSSL's.
+        if isinstance(cause, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in str(cause):
+            why = getattr(cause, "verify_message", None) or "its certificate cannot be verified"
+            return f"the server is not who it should be: {why}"
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def _reason(error: BaseException) -> str:
@@ -345,7 +385,7 @@ def _reason(error: BaseException) -> str:
 def _shape(data: Any) -> str:
     """What a reply looks like, without its content."""
     if isinstance(data, dict):
-        return "properties: " + (", ".join(sorted(map(str, data))[:12]) or "none")
+        return "properties: " + (", ".join(name[:80] for name in sorted(map(str, data))[:12]) or "none")
     return "not JSON" if data is None else type(data).__name__
 
 

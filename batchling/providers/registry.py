@@ -1,4 +1,4 @@
-"""Adapters by name, and the one place where a key is read from the environment."""
+"""Adapters by name, and how one is connected."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import cast
 
-from batchling.errors import ConfigError, ProviderError
+from batchling.errors import ConfigError
+from batchling.providers.gate import Gate
 from batchling.providers.port import Provider
 from batchling.spec import ProviderConfig
 
@@ -40,20 +41,47 @@ def adapters() -> dict[str, EntryPoint]:
 
 
 def connect(
-    config: ProviderConfig, *, base_url: str | None = None, environ: Mapping[str, str] | None = None
+    config: ProviderConfig,
+    *,
+    base_url: str | None = None,
+    environ: Mapping[str, str] | None = None,
+    gate: Gate | None = None,
+    compatible: bool | None = None,
+    where: str | None = None,
 ) -> Provider:
-    """A provider ready to be called.
+    """A provider ready to be called. Its key has passed the gate.
 
     Args:
         config: its facts.
         base_url: takes the place of `config.base_url` (the embedded server's own port).
         environ: where the key is looked up; None: the process's environment.
+        gate: decides whether the key may go there; None: one that asks nobody.
+        compatible, where: for the gate.
 
     Raises:
-        ConfigError: no such adapter, or no base URL.
-        ProviderError: the variable that should hold the key is not set.
+        ConfigError: no such adapter, no base URL, or one that must not get a key.
+        ProviderError: the variable that should hold the key is not set, or holds no key.
+        RefusedError: nobody confirmed that the key may go to this address.
     """
     environ = os.environ if environ is None else environ
+    made = _adapter(config)
+    url = base_url or config.base_url
+    if not url:
+        raise ConfigError(f"provider.base_url: provider {config.name!r} has no base URL")
+    gate = gate or Gate(environ=environ)
+    values = {} if _is_embedded(config) else gate.admit(config, base_url=url, compatible=compatible, where=where)
+    return made(config, url, values.get(config.api_key_env or ""), {**environ, **values})
+
+
+def encoder(config: ProviderConfig) -> Provider:
+    """A provider of which only `encode` and `decode` may be called: it knows no key, so it passes no gate."""
+    names = [config.api_key_env, *config.headers_env.values()]
+    environ = {name: "planning-needs-no-key" for name in names if name}
+    url = config.base_url or "http://planning.invalid/v1"
+    return _adapter(config)(config, url, environ.get(config.api_key_env or ""), environ)
+
+
+def _adapter(config: ProviderConfig) -> Connect:
     known = adapters()
     entry = known.get(config.adapter)
     if entry is None:
@@ -62,25 +90,9 @@ def connect(
         raise ConfigError(
             f"provider.adapter: no adapter named {config.adapter!r}{hint}; installed: {', '.join(sorted(known))}"
         )
-    url = base_url or config.base_url
-    if not url:
-        raise ConfigError(f"provider.base_url: provider {config.name!r} has no base URL")
-    return cast(Connect, entry.load())(config, url, key_of(config, environ=environ), environ)
+    return cast(Connect, entry.load())
 
 
-def key_of(config: ProviderConfig, *, environ: Mapping[str, str] | None = None) -> str | None:
-    """The provider's key, read from the variable that the config names; None when it names none.
-
-    Raises:
-        ProviderError: the variable is not set.
-    """
-    if not config.api_key_env:
-        return None
-    environ = os.environ if environ is None else environ
-    key = environ.get(config.api_key_env, "").strip()
-    if not key:
-        raise ProviderError(
-            f"provider {config.name!r} needs a key, and the variable {config.api_key_env} is not set",
-            next_command=f"export {config.api_key_env}=… (or run on the embedded server, without a key: provider=local)",
-        )
-    return key
+def _is_embedded(config: ProviderConfig) -> bool:
+    """The embedded server is asked, which wants no key; its engine's key goes to the engine's upstream."""
+    return config.engine is not None and config.base_url is None

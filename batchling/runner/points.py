@@ -22,10 +22,14 @@ from batchling.packing import ShardLimits
 from batchling.request import address
 from batchling.runner.shards import LaneShape
 from batchling.schema import OutputSchema
-from batchling.spec import Spec
+from batchling.spec import Config, Spec
 
 UNHASHED = ("budget", "limits", "retry", "paths", "description", "sweep")
 """Sections that say how to wait, pack and pay, not what to ask: they make no new plan."""
+
+
+UNASKED = ("allow_http", "key_origins")
+"""Keys of `provider` that say where a key may go, not what is asked."""
 
 
 def sha256_json(value: Any) -> str:
@@ -176,7 +180,7 @@ def lane_plan(number: int, spec: Spec, price: Price | None) -> LanePlan:
     return LanePlan(
         number=number,
         spec=spec,
-        group=f"{provider.name} {address(config)} {provider.api_key_env or ''}".strip(),
+        group=" ".join([provider.name, address(config), provider.api_key_env or "", *_hidden_headers(config)]).strip(),
         path=spec.endpoint_path,
         model=config.model.id,
         limits=limits,
@@ -212,6 +216,7 @@ def make_ready(specs: Sequence[Spec]) -> tuple[list[Point], list[LanePlan]]:
             config.model.id,
             config.provider.completion_window,
             tuple(sorted(config.provider.headers.items())),
+            tuple(sorted(config.provider.headers_env.items())),
         )
         lane = lanes.get(key)
         lanes[key] = (
@@ -239,7 +244,7 @@ def make_ready(specs: Sequence[Spec]) -> tuple[list[Point], list[LanePlan]]:
             counters[counting] = (
                 tokens.counter(config.model, config.provider) if config.tokens == "auto" else tokens.OffCounter()
             )
-        identity = {k: v for k, v in spec.document.items() if k not in UNHASHED}
+        identity = _asked(spec.document)
         points.append(
             Point(
                 spec=spec,
@@ -255,6 +260,19 @@ def make_ready(specs: Sequence[Spec]) -> tuple[list[Point], list[LanePlan]]:
             )
         )
     return points, list(lanes.values())
+
+
+def _asked(document: dict[str, Any]) -> dict[str, Any]:
+    """What of a run's config makes a plan another plan. Keys that came later are left out while they say nothing."""
+    identity = {k: v for k, v in document.items() if k not in UNHASHED}
+    provider = {k: v for k, v in document["provider"].items() if k not in UNASKED}
+    if not provider.get("headers_env"):
+        provider.pop("headers_env", None)
+    return {**identity, "provider": provider}
+
+
+def _hidden_headers(config: Config) -> list[str]:
+    return [f"{header}={variable}" for header, variable in sorted(config.provider.headers_env.items())]
 
 
 def _schema_document(spec: Spec) -> Any:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from batchling.clock import Clock
 from batchling.disk import Disk
-from batchling.errors import CallError
+from batchling.errors import CallError, CallStopped, ProviderError
 from batchling.journal import Journal
 from batchling.ledger import Attempt, Lane, Pace, Phase, Policy, Shard, State, apply, check
 from batchling.models import Batch, Price
@@ -211,7 +211,17 @@ class Session:
         return [kit for kit in self.kits if kit.lane.group == group]
 
     def backoff(self, do: str, shard: int, attempt: int, error: Exception, *, base: float, what: str) -> None:
-        """Puts a failed call off: doubling from `base` seconds, with jitter, at most five minutes; without end."""
+        """Puts a failed call off: doubling from `base` seconds, with jitter, at most five minutes; without end.
+
+        Raises:
+            ProviderError: asking again does not help (a redirect, a certificate that fails).
+        """
+        if isinstance(error, CallStopped):
+            raise ProviderError(
+                error.message,
+                where=self.folder.plan_id,
+                next_command=f"put the address right, then: batchling watch {self.folder.plan_id}",
+            ) from error
         key = (do, shard, attempt)
         n = self.failures.get(key, 0)
         self.failures[key] = n + 1

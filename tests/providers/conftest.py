@@ -7,6 +7,7 @@ import pytest
 
 from batchling.models import Submission
 from batchling.providers import Provider, connect
+from batchling.providers.gate import Gate
 from batchling.spec import Capabilities, ProviderConfig
 from tests.servers.scripted import Scripted
 
@@ -25,7 +26,8 @@ def provider(server: Scripted) -> Callable[..., Provider]:
 
     def make(name: str = "openai", environ: dict[str, str] | None = None, **capabilities: Any) -> Provider:
         config = ProviderConfig(name=name, api_key_env="TEST_KEY", capabilities=Capabilities(**capabilities))
-        return connect(config, base_url=server.url, environ={"TEST_KEY": KEY, **(environ or {})})
+        values = {"TEST_KEY": KEY, **(environ or {})}
+        return connect(config, base_url=server.url, environ=values, gate=Gate(hosts=["127.0.0.1"], environ=values))
 
     return make
 

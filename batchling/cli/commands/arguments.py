@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +12,11 @@ from click.shell_completion import CompletionItem
 
 from batchling.cli.shell import F, Shell
 from batchling.models import RowState
+from batchling.printable import printable
+
+if TYPE_CHECKING:
+    from batchling.providers.gate import Gate
+    from batchling.trust import Recipient
 
 RETRYABLE = ("invalid", "truncated", "refused", "filtered", "error", "missing")
 """States that `--retry` reopens; the others are asked again by every run anyway. `missing`: those that may be paid."""
@@ -87,6 +93,35 @@ retry_option = click.option(
     metavar="STATE,…",
     help=f"Ask again the rows in these states: {', '.join(RETRYABLE)} (may have been paid for: asks first).",
 )
+
+
+def _keep_hosts(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> None:
+    context.ensure_object(Shell).hosts = value
+
+
+trust_option = click.option(
+    "--trust-host",
+    multiple=True,
+    expose_value=False,
+    callback=_keep_hosts,
+    metavar="HOST",
+    help="A key may go to this host, for this command: HOST, HOST:PORT or a URL (may be repeated).",
+)
+
+
+def gate(shell: Shell, pause: Callable[[], AbstractContextManager[None]] = nullcontext) -> Gate:
+    """What every key passes: asks on a terminal, where a pair of variable and host is new."""
+    from batchling.cli.screen import interactive
+    from batchling.providers.gate import Gate
+
+    def ask(what: str) -> bool:
+        with pause():
+            return click.confirm(f"Send {printable(what)}?", err=True)
+
+    def tell(recipient: Recipient) -> None:
+        shell.say(f"key: {recipient.variable} goes to {recipient.host}")
+
+    return Gate(hosts=shell.hosts, ask=ask if interactive() else None, tell=tell)
 
 
 def said(shell: Shell, verb: str, experiment: str, overrides: Sequence[str], *, multirun: bool = False) -> str:

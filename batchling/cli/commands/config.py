@@ -88,7 +88,12 @@ def leaves(tree: Any, key: str = "") -> dict[str, Any]:
 def _document(composition: Composition, *, origins: bool, defaults: bool) -> Any:
     if origins:
         return {
-            key: {"file": origin.file, "line": origin.line, "override": origin.override}
+            key: {
+                "file": origin.file,
+                "line": origin.line,
+                "override": origin.override,
+                **({"variable": origin.variable} if origin.variable else {}),
+            }
             for key, origin in composition.origins.items()
         }
     return composition.defaults if defaults else composition.document

@@ -6,12 +6,13 @@ import time
 
 import click
 
-from batchling.cli.commands.arguments import plan_argument
+from batchling.cli.commands.arguments import gate, plan_argument, trust_option
 from batchling.cli.shell import Shell, common, pass_shell
 
 
 @click.command("cancel")
 @plan_argument(required=True)
+@trust_option
 @common
 @pass_shell
 def cancel_command(shell: Shell, plan: str) -> int:
@@ -24,7 +25,7 @@ def cancel_command(shell: Shell, plan: str) -> int:
     from batchling.cli.progress import observing
 
     with observing(verbose=shell.verbose) as observer:
-        outcome = cancel(plan, runs=shell.runs, observer=observer)
+        outcome = cancel(plan, runs=shell.runs, observer=observer, gate=gate(shell, observer.pause))
     code = conclude(shell, [outcome], observer, several=False)
     return 0 if outcome.reason in ("finished", "cancelled") else code
 
@@ -41,6 +42,7 @@ def cancel_command(shell: Shell, plan: str) -> int:
     help="With --adopt: although the batch does not say that it is ours. With --drop: give it up whatever the provider "
     "says, without asking it; its worst case stays in the budget.",
 )
+@trust_option
 @common
 @pass_shell
 def resolve_command(
@@ -52,7 +54,9 @@ def resolve_command(
     chosen = [name for name, given in (("adopt", adopt), ("resubmit", resubmit), ("drop", drop)) if given]
     if len(chosen) != 1:
         raise click.UsageError("give exactly one of --adopt BATCH_ID, --resubmit and --drop")
-    found = resolve(plan, runs=shell.runs, decision=chosen[0], batch_id=adopt, shard=shard, force=force)
+    found = resolve(
+        plan, runs=shell.runs, decision=chosen[0], batch_id=adopt, shard=shard, force=force, gate=gate(shell)
+    )
     if shell.json:
         from batchling.cli.document import write
 

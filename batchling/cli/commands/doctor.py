@@ -15,11 +15,12 @@ from typing import Literal
 
 import click
 
+from batchling.cli.commands.arguments import trust_option
 from batchling.cli.figures import plural, size
 from batchling.cli.screen import width
 from batchling.cli.shell import Shell, common, pass_shell
 from batchling.cli.table import table
-from batchling.errors import BatchlingError, CallError, JournalError
+from batchling.errors import BatchlingError, CallError, JournalError, ProviderError, RefusedError
 
 EVERY = "*"
 PACKAGES = ("openai", "duckdb", "pydantic", "hydra-core", "omegaconf", "tiktoken", "genai-prices", "orjson", "click")
@@ -45,6 +46,7 @@ class Check:
     help="Decode the raw files again, of one plan or of all, and rebuild their part of the catalog. Sends nothing.",
 )
 @click.option("--offline", is_flag=True, help="Do not ask providers whether they can be reached.")
+@trust_option
 @common
 @pass_shell
 def doctor_command(shell: Shell, rebuild: str | None, offline: bool) -> int:
@@ -207,6 +209,8 @@ def _provider(shell: Shell, name: str, *, offline: bool) -> Check:
     """Is its key set, and does it answer a question that costs nothing?"""
     from batchling import providers
     from batchling.config import from_values
+    from batchling.providers.gate import Gate
+    from batchling.trust import recipients
 
     title = f"provider {name}"
     document = {
@@ -218,17 +222,23 @@ def _provider(shell: Shell, name: str, *, offline: bool) -> Check:
     }
     try:
         config = from_values(document, shell.project.root).config.provider
-        variable = config.api_key_env
+        variables = list(dict.fromkeys(variable for variable, _, _ in recipients(config)))
         if not config.base_url:
             return Check(title, "ok", "not in use: it has no base URL", "set provider.base_url")
-        if variable and not os.environ.get(variable, "").strip():
-            return Check(title, "ok", f"not in use: {variable} is not set", f"export {variable}=…")
+        for variable in variables:
+            if not os.environ.get(variable, "").strip():
+                return Check(title, "ok", f"not in use: {variable} is not set", f"export {variable}=…")
         if offline:
-            return Check(title, "ok", f"{variable or 'no key needed'}; not asked (--offline)")
+            return Check(title, "ok", f"{', '.join(variables) or 'no key needed'}; not asked (--offline)")
         start = time.monotonic()
-        connected = providers.connect(config)
+        # Only where the user, or a shipped file, says that the key goes there: a cloned project's file is neither.
+        connected = providers.connect(config, gate=Gate(hosts=shell.hosts, doctor=True))
         next(iter(connected.find(time.time(), page_size=1, limit_pages=1)), None)
         return Check(title, "ok", f"{config.base_url} answers in {time.monotonic() - start:.1f} s")
+    except RefusedError as error:
+        return Check(title, "warn", error.message, "batchling run asks; or: batchling doctor --trust-host HOST")
+    except ProviderError as error:
+        return Check(title, "fail", error.message, error.next_command)
     except BatchlingError as error:
         return Check(title, "ok", f"not in use: {error.message}")
     except CallError as error:

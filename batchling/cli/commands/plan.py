@@ -91,7 +91,13 @@ def describe(report: PlanReport) -> list[str]:
     header = ["provider", "model", "endpoint", "requests", "batches", "size", "input tokens", "at most USD"]
     lines += [table(header, rows, width=width()), ""]
     for lane in report.lanes:
-        for text in (f"tokens: {lane.tokens_by}" if lane.tokens_by else None, _price(lane.price_source), *_queue(lane)):
+        keys = [f"key: {r.variable} goes to {r.host}" for r in lane.recipients]
+        for text in (
+            *keys,
+            f"tokens: {lane.tokens_by}" if lane.tokens_by else None,
+            _price(lane.price_source),
+            *_queue(lane),
+        ):
             line = f"{lane.model}: {printable(text)}" if text and len(report.lanes) > 1 else text and printable(text)
             if line and line not in lines:
                 lines.append(line)

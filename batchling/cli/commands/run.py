@@ -12,10 +12,12 @@ import click
 from batchling.cli.commands.arguments import (
     experiment_argument,
     fresh_option,
+    gate,
     multirun_option,
     plan_argument,
     retry_option,
     said,
+    trust_option,
 )
 from batchling.cli.figures import usd
 from batchling.cli.screen import interactive
@@ -43,6 +45,7 @@ ORDER = (1, 2, 75, 5, 4, 3, 0)
     is_flag=True,
     help="Cancel batches of this experiment's older, unfinished plans that no plan wants any more; asks first.",
 )
+@trust_option
 @common
 @pass_shell
 def run_command(
@@ -77,6 +80,7 @@ def run_command(
             prune=prune and (True if yes else agreeing(observer.pause)),
             confirm=None if yes else confirming(observer.pause),
             observer=observer,
+            gate=gate(shell, observer.pause),
             command=said(shell, "run", experiment, overrides, multirun=multirun),
         )
     return conclude(shell, [outcome], observer, several=False)
@@ -86,6 +90,7 @@ def run_command(
 @plan_argument()
 @click.option("--detach", is_flag=True, help="Return when everything that can be done now is done.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before sending a plan of which nothing was sent yet.")
+@trust_option
 @common
 @pass_shell
 def watch_command(shell: Shell, plan: str | None, detach: bool, yes: bool) -> int:
@@ -100,6 +105,7 @@ def watch_command(shell: Shell, plan: str | None, detach: bool, yes: bool) -> in
             detach=detach,
             confirm=None if yes else confirming(observer.pause),
             observer=observer,
+            gate=gate(shell, observer.pause),
         )
     if not outcomes and not shell.json:
         shell.say("every plan is finished")

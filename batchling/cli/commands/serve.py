@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from batchling.cli.commands.arguments import gate, trust_option
 from batchling.cli.shell import Shell, common, pass_shell
 
 PORT = 8787
@@ -66,6 +67,8 @@ _COUNT = click.IntRange(min=1)
     type=click.FloatRange(min=0, min_open=True),
     help="Overrides the completion window of every batch.",
 )
+@click.option("--allow-http", is_flag=True, help="The upstream's key may go over plain http beyond this machine.")
+@trust_option
 @common
 @pass_shell
 def serve_command(
@@ -91,6 +94,7 @@ def serve_command(
     concurrent_batches: int | None,
     row_seconds: float,
     window_seconds: float | None,
+    allow_http: bool,
 ) -> int:
     """An OpenAI-compatible Files and Batches server on loopback, its state on disk.
 
@@ -103,20 +107,25 @@ def serve_command(
 
     if engine == "http" and not upstream:
         raise click.UsageError("--engine http needs --upstream URL, e.g. http://127.0.0.1:11434/v1")
+    answering = EngineConfig.model_validate(
+        {
+            "kind": engine,
+            "upstream": upstream,
+            "api_key_env": api_key_env,
+            "concurrency": concurrency,
+            "rpm": rpm,
+            "tpm": tpm,
+            "retries": retries,
+            "timeout_seconds": timeout_seconds,
+        }
+    )
+    key = None
+    if engine == "http" and api_key_env:
+        key = gate(shell).upstream(answering, allow_http=allow_http, where="--upstream")
     options = ServerOptions(
         state_dir=(state_dir or shell.runs / "server").absolute(),
-        engine=EngineConfig.model_validate(
-            {
-                "kind": engine,
-                "upstream": upstream,
-                "api_key_env": api_key_env,
-                "concurrency": concurrency,
-                "rpm": rpm,
-                "tpm": tpm,
-                "retries": retries,
-                "timeout_seconds": timeout_seconds,
-            }
-        ),
+        engine=answering,
+        upstream_key=key,
         host=host,
         port=port,
         allow_remote=allow_remote,

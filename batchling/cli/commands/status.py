@@ -127,6 +127,7 @@ def describe(plan: PlanStatus, now: float) -> list[str]:
     lines.append(f"  money: {usd(plan.actual_usd)} USD{worst}")
     if plan.not_received:
         lines.append(f"  {printable(told(plan.not_received))}")
+    lines += [f"  key: {printable(r.variable)} goes to {printable(r.host)}" for r in plan.recipients]
     if plan.holder:
         lines.append(f"  held by {printable(plan.holder)}")
     if len(plan.points) > 1:

@@ -53,31 +53,39 @@ class Engine(Protocol):
         ...
 
 
-def make_engine(config: EngineConfig) -> Engine:
+def make_engine(config: EngineConfig, key: str | None = None) -> Engine:
     """The engine that the config names.
+
+    Args:
+        key: the upstream's, once it passed the gate; None: the engine asks the gate itself.
 
     Raises:
         ConfigError: what the engine needs is missing.
+        ProviderError, RefusedError: the upstream's key is no key, or may not go there.
     """
-    return _FACTORIES[config.kind](config)
+    return _FACTORIES[config.kind](config, key)
 
 
-def _simulated(config: EngineConfig) -> Engine:
+def _simulated(config: EngineConfig, key: str | None) -> Engine:
     from batchling.local.engines.simulated import SimulatedEngine
 
     return SimulatedEngine()
 
 
-def _echo(config: EngineConfig) -> Engine:
+def _echo(config: EngineConfig, key: str | None) -> Engine:
     from batchling.local.engines.echo import EchoEngine
 
     return EchoEngine()
 
 
-def _http(config: EngineConfig) -> Engine:
+def _http(config: EngineConfig, key: str | None) -> Engine:
     from batchling.local.engines.http import HttpEngine
 
-    return HttpEngine(config)
+    return HttpEngine(config, key)
 
 
-_FACTORIES: dict[str, Callable[[EngineConfig], Engine]] = {"simulated": _simulated, "echo": _echo, "http": _http}
+_FACTORIES: dict[str, Callable[[EngineConfig, str | None], Engine]] = {
+    "simulated": _simulated,
+    "echo": _echo,
+    "http": _http,
+}

@@ -1,8 +1,8 @@
 """The `http` engine: each request goes to an OpenAI-compatible synchronous endpoint (Ollama, vLLM, llama.cpp, LM Studio …).
 
 It forwards to the one upstream it was given and never anywhere else: no redirect, no fallback.
-The upstream's key is read from the environment variable that the config names and is never
-written anywhere; should an upstream repeat it in an answer, it is blotted out.
+The upstream's key is the value of the environment variable that the config names, once it passed the
+gate, and is never written anywhere; should an upstream repeat it in an answer, it is blotted out.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from batchling.local.engines.usage import usage_of
 from batchling.local.jsonl import dump, load_tolerantly
 from batchling.local.replies import error_body
 from batchling.models import Usage
+from batchling.providers.gate import Gate
+from batchling.scrub import Scrubber
 from batchling.spec import EngineConfig
 
 RETRYABLE = frozenset({408, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
@@ -45,13 +47,18 @@ class _NoAnswer(Exception):
 class HttpEngine:
     """Forwards requests, `config.concurrency` at a time, within `config.rpm` and `config.tpm`.
 
+    Args:
+        key: the upstream's, once it passed the gate; None: the gate is asked here, and can ask nobody.
+
     Raises:
         ConfigError: no upstream, not an http(s) URL, or the key's variable is not set.
+        ProviderError: what the variable holds is no key.
+        RefusedError: nobody confirmed that the key may go there.
     """
 
     name = "http"
 
-    def __init__(self, config: EngineConfig):
+    def __init__(self, config: EngineConfig, key: str | None = None):
         if not config.upstream:
             raise ConfigError(
                 "the http engine needs the URL it forwards to",
@@ -68,14 +75,17 @@ class HttpEngine:
         self._prefix = parts.path.rstrip("/")
         self._query = f"?{parts.query}" if parts.query else ""
         self._key = b""
+        self._scrubber = Scrubber()
         if config.api_key_env:
-            key = os.environ.get(config.api_key_env, "")
-            if not key:
-                raise ConfigError(
-                    f"the environment variable {config.api_key_env}, which holds the upstream's key, is not set",
-                    next_command=f"export {config.api_key_env}=…",
-                )
+            if key is None:
+                if not os.environ.get(config.api_key_env, "").strip():
+                    raise ConfigError(
+                        f"the environment variable {config.api_key_env}, which holds the upstream's key, is not set",
+                        next_command=f"export {config.api_key_env}=…",
+                    )
+                key = Gate().upstream(config)
             self._key = key.encode()
+            self._scrubber = Scrubber([key])
         self._context = ssl.create_default_context() if self._secure else None
         self._closed = threading.Event()
         self._local = threading.local()
@@ -188,8 +198,8 @@ class HttpEngine:
         return connection.getresponse()
 
     def _read(self, reply: http.client.HTTPResponse, body: bytes) -> Answer:
-        if self._key and self._key in body:
-            body = body.replace(self._key, b"***")
+        if self._scrubber.finds(body):
+            body = self._scrubber.line(body)
         retry_after = _retry_after(reply.getheader("retry-after-ms"), reply.getheader("retry-after"))
         status = reply.status
         try:
