@@ -63,7 +63,8 @@ class Shell:
         """A command as it has to be typed here: where plans are not where it would look for them, that is said."""
         if text.startswith(("batchling run ", "batchling watch", "batchling cancel ", "batchling resolve ")):
             named = [word for host in self.hosts if host not in text for word in ("--trust-host", shlex.quote(host))]
-            text = " ".join([text, *named])
+            words = text.split(" ")  # after the plan or experiment: what follows may be a choice of options
+            text = " ".join([*words[:3], *named, *words[3:]])
         if self.used is None or not text.startswith("batchling "):
             return text
         used = self.used.resolve()

@@ -92,7 +92,10 @@ def test_serve_has_an_option_for_everything_that_a_server_can_be_told() -> None:
     from batchling.spec import EngineConfig
 
     told = {param.name for param in serve_command.params}
-    options = {field.name for field in fields(ServerOptions)} - {"now"}
+    options = {field.name for field in fields(ServerOptions)} - {
+        "now",
+        "upstream_key",
+    }  # the key is named, by --api-key-env
     assert options <= told
     assert set(EngineConfig.model_fields) - {"kind"} <= told
 

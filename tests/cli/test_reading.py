@@ -191,6 +191,8 @@ def test_doctor_says_whether_a_provider_with_a_key_answers(
     )
     monkeypatch.setenv("NEAR_KEY", "none")
     checks = {c["name"]: c for c in cli("doctor", "--json").json["checks"]}
+    assert checks["provider near"]["state"] == "warn" and "not asked" in checks["provider near"]["detail"]
+    checks = {c["name"]: c for c in cli("doctor", "--trust-host", "127.0.0.1", "--json").json["checks"]}
     assert "answers in" in checks["provider near"]["detail"]
     assert checks["provider gone"]["state"] == "warn"
 

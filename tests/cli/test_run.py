@@ -167,11 +167,12 @@ def test_run_refuses_to_spend_without_a_person_to_ask(
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     url = f"provider.base_url={slow_server.base_url}"  # type: ignore[attr-defined]
-    answer = cli("run", "names", *PRICED, "tokens=auto", "budget.confirm_usd=0", url)
+    known = (url, "--trust-host", "127.0.0.1")
+    answer = cli("run", "names", *PRICED, "tokens=auto", "budget.confirm_usd=0", *known)
     assert answer.code == 4, answer.err
     assert "--yes" in answer.err
     assert plan_ids(project) == []
-    sent = cli("run", "names", *PRICED, "tokens=auto", "budget.confirm_usd=0", url, "--yes", "--detach")
+    sent = cli("run", "names", *PRICED, "tokens=auto", "budget.confirm_usd=0", *known, "--yes", "--detach")
     assert sent.code == 75, sent.err
 
 

@@ -61,7 +61,7 @@ def terminal() -> Terminal:
 
 def at_provider(project: Path, server: LocalServer) -> list[str]:
     """Arguments of a run whose batch the server never finishes."""
-    return ["run", "names", f"provider.base_url={server.base_url}"]
+    return ["run", "names", "--trust-host", "127.0.0.1", f"provider.base_url={server.base_url}"]
 
 
 def test_the_display_shows_batches_rows_and_money_and_is_gone_in_the_end(started: Start, terminal: Terminal) -> None:
@@ -122,7 +122,7 @@ def test_ctrl_c_and_sigterm_let_go_with_130_and_the_line_that_goes_on(
     out, err = process.communicate(timeout=DEADLINE_SECONDS)
     assert process.returncode == 130, err
     assert "nothing is cancelled" in err
-    assert err.splitlines()[-1].strip() == f"next: batchling watch {plan}"
+    assert err.splitlines()[-1].strip() == f"next: batchling watch {plan} --trust-host 127.0.0.1"
     assert "Traceback" not in err and out == ""
 
 
