@@ -13,6 +13,10 @@ NAMED = 5
 """Batches that are named; the rest is a number."""
 
 
+LASTING_SECONDS = 600.0
+"""Trouble with a batch for so long is not waited out by cancelling it: it is to be given up."""
+
+
 @dataclass(frozen=True, slots=True)
 class Wait:
     """One thing that is waited for. Times are Unix seconds.
@@ -123,7 +127,9 @@ def _wait(
                 if batch.status in TERMINAL:
                     what = f"the files of batch {batch_id} (shard {shard.number}), which has ended"
                 said += f"; {heard}" if heard else ""
-            lost = attempt.cancelling or (batch is None and heard)
+            # Trouble that lasts: a cancellation would hear the same.
+            lasting = heard and (batch is None or now - (attempt.created_at or now) >= LASTING_SECONDS)
+            lost = attempt.cancelling or lasting
             ends = drop if lost else f"batchling cancel {plan_id}"
             return Wait(what, attempt.created_at, None, said, ends, shard.number, batch_id)
         case Phase.ENDED:
