@@ -13,7 +13,7 @@
     ├── UnfinishedError          75   not over yet, or parked; `next_command` goes on
     │   └── LockedError          75   another process holds the plan
     ├── DetachedError           130   Ctrl-C: nothing is cancelled remotely; `next_command` goes on
-    ├── JournalError              1   the journal is damaged before its last line
+    ├── JournalError              2   the plan that was named cannot be read; others are not affected
     ├── CatalogError              1   the catalog cannot be used; it is a view and can be rebuilt
     │   ├── CatalogBusyError      1   another process has it open
     │   └── CatalogDamagedError   1   not a catalog of this version, or a damaged one
@@ -124,7 +124,10 @@ class DetachedError(BatchlingError):
 
 
 class JournalError(BatchlingError):
-    """The journal is damaged before its last line, so what was paid is not certain."""
+    """A plan cannot be read, so what it paid is not certain: its journal is damaged or says what cannot be, its plan.json is
+    unreadable, or files are missing. It stops no other plan."""
+
+    exit_code = 2
 
 
 class CatalogError(BatchlingError):

@@ -86,8 +86,8 @@ def parse(data: bytes, *, where: str) -> tuple[list[Event], int]:
             if end < 0 or end == len(data) - 1:
                 return events, start
             raise _damaged(where, len(events) + 1, "does not match its checksum")
-        if event["seq"] != len(events) + 1:
-            raise _damaged(where, len(events) + 1, f"has sequence number {event['seq']}")
+        if event.get("seq") != len(events) + 1:
+            raise _damaged(where, len(events) + 1, f"has sequence number {event.get('seq')}")
         events.append(event)
         start = end + 1
     return events, start
@@ -110,7 +110,10 @@ def read(disk: Disk, path: Path) -> list[Event]:
 
 def says_finished(disk: Disk, path: Path) -> bool:
     """Whether the last line of a journal, which may be damaged before it, says that the plan has ended."""
-    last = decode(disk.read(path).rstrip(b"\n").rpartition(b"\n")[2])
+    try:
+        last = decode(disk.read(path).rstrip(b"\n").rpartition(b"\n")[2])
+    except (DiskError, OSError):
+        return False
     return last is not None and last.get("kind") == "finished"
 
 

@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchling.errors import ProviderError, RefusedError, UnfinishedError, UsageError
+from batchling.errors import JournalError, ProviderError, RefusedError, UnfinishedError, UsageError
 from batchling.results import Results
 
 if TYPE_CHECKING:
@@ -136,11 +136,16 @@ class ExperimentManager:
 
     def list_experiments(self) -> list[Experiment]:
         """Every experiment that has a plan, each once, the one with the newest plan last."""
+        from batchling.runner.broken import name as tell
         from batchling.runner.folder import folders
 
         found: dict[str, Experiment] = {}
         for folder in folders(self._workspace.disk, self._workspace.runs):
-            document = folder.load(self._workspace.disk)
+            try:
+                document = folder.load(self._workspace.disk)
+            except JournalError as error:
+                tell(folder, error)
+                continue
             experiment_id = document["experiment"]
             found.pop(experiment_id, None)
             found[experiment_id] = Experiment(

@@ -18,12 +18,22 @@ from batchling.api.standing import not_received, recipients_of, undecided
 from batchling.api.workspace import Workspace, state_name
 from batchling.catalog.rows import Refreshed
 from batchling.duck import interrupted
-from batchling.errors import BatchlingError, CallError, DetachedError, LockedError, ProviderError, WaitingWarning
+from batchling.errors import (
+    BatchlingError,
+    CallError,
+    DetachedError,
+    JournalError,
+    LockedError,
+    ProviderError,
+    WaitingWarning,
+)
 from batchling.journal import Journal, read
-from batchling.ledger import UNRESOLVED, UNSENT, Pace, Policy, State, replay
+from batchling.ledger import UNRESOLVED, UNSENT, Pace, Policy, State
 from batchling.printable import one_line
 from batchling.providers.gate import Gate
 from batchling.runner.awaiting import take_over
+from batchling.runner.broken import check_files, folded
+from batchling.runner.broken import name as tell
 from batchling.runner.doubts import Doubt, told
 from batchling.runner.folder import PlanFolder, awaited_plan
 from batchling.runner.loop import Steps, drive, steps
@@ -127,7 +137,7 @@ def opened(
 
     Raises:
         LockedError: another process holds it.
-        JournalError: the journal is damaged.
+        JournalError: the plan is broken.
         ProviderError: a key is missing, or is not the one that the plan's batches were made with.
         RefusedError: nobody confirmed that a key may go where this plan would send it.
     """
@@ -145,7 +155,9 @@ def opened(
         journal = Journal(disk, folder.journal)
         stack.callback(journal.close)
         clock.not_before(journal.last_ts)
-        state = replay(journal.events)
+        state = folded(folder, journal.events)
+        if not state.finished:
+            check_files(disk, folder, state, folder.load(disk))
         made = recorded(disk, folder)
         log = stack.enter_context(_log(folder))
         connections = stack.enter_context(ExitStack())
@@ -328,7 +340,15 @@ def advance_all(
             raise DetachedError(STOPPED, next_command="batchling watch") from None
     if not going and locked is not None:
         raise locked
-    return [(outcome(workspace, p.folder, p.state, p.reason, created=False), p.failure) for p in going]
+    found = []
+    for p in going:
+        try:
+            if isinstance(p.failure, JournalError):
+                raise p.failure
+            found.append((outcome(workspace, p.folder, p.state, p.reason, created=False), p.failure))
+        except JournalError as error:  # broken in a way that shows only when it is driven: no one else's fault
+            tell(p.folder, error)
+    return found
 
 
 def _one_step(plan: _Going) -> None:
@@ -387,6 +407,14 @@ def outcome(workspace: Workspace, folder: PlanFolder, state: State, reason: str,
             if attempt.phase == "parked":
                 details.append(undecided(shard, attempt))
     for other in sorted({awaited_plan(name) for name in state.awaits}):
+        try:
+            workspace.state(PlanFolder(workspace.runs / other))
+        except JournalError:
+            details.append(
+                f"it waits for answers of plan {other}, which cannot be read (batchling doctor); to buy its requests here, "
+                f"perhaps a second time, give it up: batchling rm {other} --force"
+            )
+            continue
         details.append(
             f"it waits for answers that plan {other} is buying; go on with that one (batchling watch {other}), "
             f"or let go of it (batchling cancel {other})"

@@ -13,6 +13,7 @@ from batchling.models import Price
 from batchling.providers import Provider
 from batchling.providers.gate import Gate
 from batchling.request import RequestBuilder
+from batchling.runner.broken import as_broken
 from batchling.runner.caching import cached_tags, decode_cache
 from batchling.runner.folder import PlanFolder
 from batchling.runner.judging import Schemas
@@ -49,9 +50,17 @@ def recorded(disk: Disk, folder: PlanFolder) -> Recorded:
     """Loads a plan from its own copies of configs, prompts and schemas.
 
     Raises:
-        UsageError: a file is missing or of another version.
+        JournalError: plan.json is missing, of another version, or no plan that this version can read.
+        UsageError: a prompt or schema of it is missing.
     """
     document = folder.load(disk)
+    try:
+        return _recorded(folder, document)
+    except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
+        raise as_broken(folder, error) from error
+
+
+def _recorded(folder: PlanFolder, document: dict[str, Any]) -> Recorded:
     specs: dict[int, Spec] = {}
     lanes: dict[int, LanePlan] = {}
     schemas: dict[int, Any] = {}

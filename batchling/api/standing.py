@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from batchling.api.outcome import BatchStatus, LaneStatus, PlanStatus, PointStatus
 from batchling.api.workspace import Workspace, state_name
-from batchling.errors import BatchlingError
+from batchling.disk import RealDisk
+from batchling.errors import BatchlingError, JournalError
 from batchling.journal import read
 from batchling.ledger import UNRESOLVED, UNSENT, Attempt, Phase, Shard, State
 from batchling.printable import one_line
+from batchling.runner.broken import as_broken, plans, whole
+from batchling.runner.broken import name as tell
 from batchling.runner.doubts import Doubt, doubts_of
-from batchling.runner.folder import PlanFolder, folders
+from batchling.runner.folder import MOMENT, PlanFolder, folders
 from batchling.trust import Recipient, recorded
 from batchling.waiting import waits
 
@@ -54,9 +59,31 @@ def status(plan: str | None = None, *, runs: Path) -> PlanStatus:
 
 
 def statuses(*, runs: Path) -> list[PlanStatus]:
-    """Every plan, oldest first."""
+    """Every plan that can be read, oldest first."""
     workspace = Workspace(runs)
-    return [plan_status(workspace, folder) for folder in folders(workspace.disk, runs)]
+    return [plan_status(workspace, folder) for folder, _ in plans(workspace.disk, runs)]
+
+
+def name_broken(runs: Path, *, but: str | None = None) -> None:
+    """Names every plan that cannot be read, as a warning; not `but`, which the caller deals with.
+
+    A finished plan never changes, so where its summary is up to date its journal is not read again.
+    """
+    from batchling.catalog import read_summary
+
+    disk = RealDisk()
+    for folder in folders(disk, runs):
+        if folder.plan_id == but:
+            continue
+        summary = read_summary(folder.path)
+        done = summary is not None and not summary.stale and summary.plan.finished_at is not None
+        try:
+            if done:
+                folder.load(disk)
+            else:
+                whole(disk, folder)
+        except JournalError as error:
+            tell(folder, error)
 
 
 def plan_status(workspace: Workspace, folder: PlanFolder) -> PlanStatus:
@@ -233,12 +260,22 @@ def listing(*, runs: Path) -> list[PlanLine]:
     return lines
 
 
+def made_at(plan_id: str) -> float:
+    """Unix seconds that a plan's id says; 0 where it says none."""
+    with suppress(ValueError):
+        return datetime.strptime(plan_id[:15], MOMENT).replace(tzinfo=UTC).timestamp()
+    return 0.0
+
+
 def _replayed(workspace: Workspace, folder: PlanFolder) -> PlanLine:
     try:
         plan = plan_status(workspace, folder)
     except BatchlingError as error:
-        # One damaged plan must not hide the others.
-        return PlanLine(folder.plan_id, folder.plan_id[16:-7], "damaged", 0.0, None, 0, {}, 0, None, False, str(error))
+        # One broken plan must not hide the others.
+        tell(folder, as_broken(folder, error))
+        created = made_at(folder.plan_id)
+        hint = "batchling doctor"
+        return PlanLine(folder.plan_id, folder.plan_id[16:-7], "damaged", created, None, 0, {}, 0, None, False, hint)
     return PlanLine(
         plan_id=plan.plan_id,
         experiment=plan.experiment,

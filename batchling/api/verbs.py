@@ -29,14 +29,15 @@ from batchling.journal import says_finished
 from batchling.ledger import UNRESOLVED, UNSENT, Phase
 from batchling.prompt import mistakable
 from batchling.providers.gate import Gate
-from batchling.runner.compiling import Known
+from batchling.runner.broken import broken
+from batchling.runner.compiling import Known, Totals
 from batchling.runner.doubts import told
 from batchling.runner.folder import PlanFolder
 from batchling.runner.planning import (
+    Again,
     Draft,
     Opened,
     count,
-    damaged,
     draft,
     estimate_usd,
     find_same,
@@ -49,6 +50,9 @@ from batchling.runner.planning import (
 from batchling.runner.session import Observer, Session
 from batchling.spec import Spec
 from batchling.trust import COMPATIBLE, Origin, recipients, recorded
+
+DAMAGED = "damaged"
+"""State of an outcome that is about a plan which cannot be read."""
 
 Confirm = Callable[[str, Decimal | None], bool]
 """(what is about to be sent, its worst case in USD or None when unknown) → whether to go on."""
@@ -174,16 +178,18 @@ def plan_specs(
         shown=tuple(Shown(row, key, orjson.loads(body)) for row, key, body in totals.shown),
         same=same[0].plan_id if same else None,
         same_state=state_name(same[1]) if same else None,
-        notes=(*_notes(made), *_unconfirmed(made, gate or Gate()), *_doubts(known)),
+        notes=(*_notes(made), *_unconfirmed(made, gate or Gate()), *_doubts(known, totals)),
     )
 
 
-def _doubts(known: Known) -> Iterator[str]:
+def _doubts(known: Known, totals: Totals) -> Iterator[str]:
     left = [replace(doubt, rows=rows) for doubt, rows in known.doubts.found.items()]
     if left:
         yield f"{told(left)}: left out; run --retry missing asks them again, after a question"
     if known.doubts.again:
         yield f"{known.doubts.again:,} of the requests may have been paid for and were not received: run asks first"
+    for plan, n in totals.doubtful.items():
+        yield f"{n:,} of the requests may be in flight or answered in plan {plan}, which cannot be read: run asks first"
 
 
 def _unconfirmed(made: Draft, gate: Gate) -> Iterator[str]:
@@ -224,6 +230,7 @@ def run(
     retry: Sequence[str] = (),
     prune: bool | Agree = False,
     confirm: Confirm | None = None,
+    again: Again | None = None,
     observer: Observer | None = None,
     gate: Gate | None = None,
     command: str | None = None,
@@ -240,6 +247,7 @@ def run(
         prune: cancel the batches of older unfinished plans of this experiment that no plan wants any more; a function
             is asked first, with what it is in words.
         confirm: asked before more than `budget.confirm_usd` may be spent; None: that is allowed.
+        again: asked before requests are sent that a plan which cannot be read may have bought; None: they are not sent.
         observer: hears what happens.
         gate: what every key passes on its way to a provider; None: one that can ask nobody.
         command: how a person would say this call again.
@@ -261,6 +269,7 @@ def run(
         retry=retry,
         prune=prune,
         confirm=confirm,
+        again=again,
         observer=observer,
         gate=gate,
     )
@@ -276,6 +285,7 @@ def run_specs(
     retry: Sequence[str] = (),
     prune: bool | Agree = False,
     confirm: Confirm | None = None,
+    again: Again | None = None,
     observer: Observer | None = None,
     gate: Gate | None = None,
 ) -> Outcome:
@@ -299,6 +309,7 @@ def run_specs(
         fresh=fresh,
         retry=retry,
         refresh_stale=workspace.refresh_stale,
+        again=again,
     )
     created = opened_plan.how == "created"
     pruned = Pruned()
@@ -332,6 +343,11 @@ def run_specs(
             _forget_unsent(workspace, opened_plan.folder)
         raise
     notes = [*_not_asked_again(opened_plan, fresh=fresh, retry=retry), *pruned.notes]
+    if opened_plan.totals is not None:
+        notes += [
+            f"{n:,} of these requests may have been bought in plan {plan} as well: should they have run there, they are paid twice"
+            for plan, n in opened_plan.totals.doubtful.items()
+        ]
     if pruned.plans and not detach:
         notes += collect_pruned(workspace, pruned, observer)
     return replace(found, warnings=(*found.warnings, *notes)) if notes else found
@@ -444,8 +460,8 @@ def watch(
         return [advance(workspace, folder, detach=detach, observer=observer, before=ask, before_other=ask)]
     left = [folder for folder, _ in unfinished(workspace.disk, runs)]
     done = [
-        _unreadable(workspace, folder)
-        for folder in damaged(workspace.disk, runs)
+        _unreadable(workspace, folder, error)
+        for folder, error in broken(workspace.disk, runs)
         if not says_finished(workspace.disk, folder.journal)
     ]
     for ended, error in advance_all(workspace, left, detach=detach, observer=observer, before=ask):
@@ -457,32 +473,30 @@ def watch(
     return done
 
 
-def _unreadable(workspace: Workspace, folder: PlanFolder) -> Outcome:
-    """What is heard of a plan whose journal is damaged."""
-    try:
-        workspace.state(folder)
-    except JournalError as error:
+def _unreadable(workspace: Workspace, folder: PlanFolder, error: JournalError) -> Outcome:
+    """What is heard of a plan that cannot be read."""
+    document: dict[str, Any] = {}
+    with suppress(JournalError):
         document = folder.load(workspace.disk)
-        return Outcome(
-            plan_id=folder.plan_id,
-            folder=folder.path,
-            experiment=document["experiment"],
-            reason="failed",
-            state="damaged",
-            exit_code=error.exit_code,
-            created=False,
-            simulated=document["simulated"],
-            runs=(),
-            states={},
-            requests=document["requests"],
-            bought=0,
-            reused=document["cached"],
-            batches=0,
-            actual_usd=Decimal(0),
-            next_command=error.next_command,
-            details=(f"{error.where}: {error.message}",),
-        )
-    raise AssertionError(f"{folder.plan_id} is not damaged")
+    return Outcome(
+        plan_id=folder.plan_id,
+        folder=folder.path,
+        experiment=document.get("experiment", ""),
+        reason="failed",
+        state=DAMAGED,
+        exit_code=error.exit_code,
+        created=False,
+        simulated=document.get("simulated", False),
+        runs=(),
+        states={},
+        requests=document.get("requests", 0),
+        bought=0,
+        reused=document.get("cached", 0),
+        batches=0,
+        actual_usd=None,
+        next_command=error.next_command,
+        details=(f"{error.where}: {error.message}",),
+    )
 
 
 def cancel(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,9 +10,9 @@ from typing import TYPE_CHECKING
 from batchling.catalog import references
 from batchling.clock import Clock, RealClock
 from batchling.disk import Disk, RealDisk
-from batchling.errors import JournalError, LockedError, UsageError
-from batchling.journal import read
-from batchling.ledger import UNRESOLVED, UNSENT, Phase, State, replay
+from batchling.errors import CatalogBusyError, CatalogDamagedError, DiskError, JournalError, LockedError, UsageError
+from batchling.ledger import UNRESOLVED, UNSENT, Phase, State
+from batchling.runner.broken import as_broken, events_of, folded, name, whole
 from batchling.runner.folder import PlanFolder, folders
 
 # `batchling status` needs none of what refreshes and decodes: that is imported where it is used.
@@ -43,21 +42,24 @@ class Workspace:
         """
         if reference is not None:
             return PlanFolder(references.resolve(self.runs, reference).plan_dir)
-        every = folders(self.disk, self.runs)
-        if unfinished:
-            every = [folder for folder in every if self._goes_on(folder)]
-        if not every:
-            what = "unfinished plan" if unfinished else "plan"
-            raise UsageError(f"there is no {what} in {self.runs}", next_command="batchling run EXPERIMENT")
-        return every[-1]
-
-    def _goes_on(self, folder: PlanFolder) -> bool:
-        with suppress(JournalError):
-            return not self.state(folder).finished
-        return False
+        for folder in reversed(folders(self.disk, self.runs)):
+            try:
+                state = whole(self.disk, folder)
+            except JournalError as error:
+                name(folder, error)
+                continue
+            if not (unfinished and state.finished):
+                return folder
+        what = "unfinished plan" if unfinished else "plan"
+        raise UsageError(f"there is no {what} in {self.runs}", next_command="batchling run EXPERIMENT")
 
     def state(self, folder: PlanFolder) -> State:
-        return replay(read(self.disk, folder.journal))
+        """What the plan's journal says.
+
+        Raises:
+            JournalError: the plan is broken.
+        """
+        return whole(self.disk, folder)
 
     def holder(self, folder: PlanFolder) -> str | None:
         """Who holds the plan now; None: nobody."""
@@ -74,9 +76,10 @@ class Workspace:
         from batchling import catalog
         from batchling.catalog.rows import EventRow
 
-        size = self.disk.size(folder.journal)
-        events = read(self.disk, folder.journal)
-        state = replay(events)
+        size = self.disk.size(folder.journal) if self.disk.exists(folder.journal) else 0
+        events = events_of(self.disk, folder)
+        state = folded(folder, events)
+        folder.load(self.disk)
         return catalog.refresh(
             self.runs,
             folder.path,
@@ -92,7 +95,7 @@ class Workspace:
     def refresh_stale(self) -> list[PlanFolder]:
         """Refreshes every plan that moved on since the catalog saw it (all of them when there is no catalog).
 
-        One whose journal is damaged is left as it is.
+        One that cannot be read is named and stops no other; answers of it that are whole get into the catalog.
         """
         from batchling import catalog
 
@@ -104,10 +107,30 @@ class Workspace:
         for plan_id in behind.gone:
             catalog.forget(self.runs, plan_id)
         for path in behind.moved_on:
-            with suppress(JournalError):
-                self.refresh(PlanFolder(path))
-                done.append(PlanFolder(path))
+            folder = PlanFolder(path)
+            try:
+                self.refresh(folder)
+                done.append(folder)
+            except (CatalogBusyError, CatalogDamagedError, DiskError, MemoryError):
+                raise
+            except Exception as error:  # whatever is in one plan's files stops no other
+                name(folder, as_broken(folder, error))
+                if isinstance(error, JournalError):
+                    self._keep_answers(folder)
         return done
+
+    def _keep_answers(self, folder: PlanFolder) -> None:
+        """Answers of a broken plan that were decoded before can be used again, where its document can be read."""
+        from batchling import catalog
+
+        size = self.disk.size(folder.journal) if self.disk.exists(folder.journal) else 0
+        try:
+            folder.load(self.disk)
+            catalog.refresh(self.runs, folder.path, state="damaged", journal_bytes=size)
+        except (CatalogBusyError, CatalogDamagedError, DiskError, MemoryError):
+            raise
+        except Exception as error:  # its other files are broken as well: it was named already
+            name(folder, as_broken(folder, error))
 
     def rebuild(self, folder: PlanFolder) -> Refreshed:
         """Decodes the raw files again with the plan's own schemas, then rebuilds its rows in the catalog."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from typing import Any
 import orjson
 
 from batchling.errors import CatalogError
+
+PLAN_ID = re.compile(r"^\d{8}-\d{6}-(?P<experiment>.+)-[0-9a-f]{6}$")
 
 SPILL = ".staging-"
 """Prefix of the folder that a rebuild spills to, inside the plan's folder; the process id follows."""
@@ -183,7 +186,16 @@ def plan_folders(runs: Path) -> list[Path]:
             names = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return [runs / name for name in names if (runs / name / "plan.json").exists()]
+    return [runs / name for name in names if _holds(runs / name)]
+
+
+def _holds(path: Path) -> bool:
+    """Whether a folder is a plan's: by its document, or (where that is gone) by its name and what else is in it."""
+    if (path / "plan.json").exists():
+        return True
+    return PLAN_ID.match(path.name) is not None and any(
+        (path / part).exists() for part in ("journal.jsonl", "requests", "responses")
+    )
 
 
 def listed(paths: Sequence[Path]) -> str:

@@ -6,14 +6,12 @@ Read from the names of folders and files alone, so it needs neither DuckDB nor a
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from batchling.catalog.plan_files import plan_folders
+from batchling.catalog.plan_files import PLAN_ID, plan_folders
 from batchling.errors import UsageError
 
-_PLAN_ID = re.compile(r"^\d{8}-\d{6}-(?P<experiment>.+)-[0-9a-f]{6}$")
 _SHOWN = 8
 
 
@@ -75,7 +73,7 @@ def latest(runs: Path, experiment: str | None = None) -> Path | None:
     found = [
         folder
         for folder in reversed(plan_folders(runs))
-        if experiment is None or ((match := _PLAN_ID.match(folder.name)) and match["experiment"] == experiment)
+        if experiment is None or ((match := PLAN_ID.match(folder.name)) and match["experiment"] == experiment)
     ]
     return next((folder for folder in found if (folder / "data").exists()), found[0] if found else None)
 

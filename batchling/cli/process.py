@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import click
 
@@ -15,6 +18,7 @@ from batchling.cli.shell import Shell
 from batchling.cli.stopping import INTERRUPTED, NOW, listening
 from batchling.duck import interrupted
 from batchling.errors import DetachedError
+from batchling.printable import printable
 
 
 def run(argv: Sequence[str] | None = None) -> int:
@@ -31,7 +35,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         return shell_complete(program, {}, NAME, COMPLETE_VARIABLE, instruction)
     _escape_what_the_stream_cannot_say()
     try:
-        with listening(args):
+        with listening(args), _naming_broken_plans():
             code = _invoke(args, Shell())
         sys.stdout.flush()
         return code
@@ -66,3 +70,23 @@ def _escape_what_the_stream_cannot_say() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def _naming_broken_plans() -> Iterator[None]:
+    """A plan that cannot be read is named once, in one line, whatever else a command finds out about it."""
+    named: set[str] = set()
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def show(message: Warning | str, *place: Any, **more: Any) -> None:
+            plan = getattr(message, "plan_id", None)
+            if plan is None:
+                shown(message, *place, **more)
+            elif plan not in named:
+                named.add(plan)
+                click.echo(f"warning: {printable(str(message))}", err=True)
+
+        warnings.showwarning = show
+        warnings.filterwarnings("always", message="plan .* cannot be read")
+        yield

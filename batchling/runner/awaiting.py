@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from batchling.disk import Disk
-from batchling.journal import read
-from batchling.ledger import replay
+from batchling.errors import JournalError
 from batchling.models import KEY_LENGTH
 from batchling.packing import KeySet
+from batchling.runner.broken import broken, fold, whole
+from batchling.runner.broken import name as tell
 from batchling.runner.caching import CatalogLibrary, Library, decode_cache, reuse_answers
 from batchling.runner.doubts import doubtful
 from batchling.runner.folder import PlanFolder, awaited_plan
-from batchling.runner.planning import claimed, given_up, runs_locked
+from batchling.runner.planning import claimed, given_up, held_by_broken, runs_locked
 from batchling.runner.replanning import body_of
 from batchling.runner.session import Session
 from batchling.runner.shards import INDEX_HEADER, IndexEntry, ShardWriter, index_line, read_index, request_lines
@@ -58,8 +59,18 @@ def take_over(
     pause = 0.0
     for name in sorted(session.state.awaits):
         other = PlanFolder(workspace.runs / awaited_plan(name))
-        if not session.state.cancel_requested and _is_buying(session.disk, other):
-            reason = go_on(other)
+        try:
+            buying = not session.state.cancel_requested and _is_buying(session.disk, other)
+        except JournalError as error:
+            # Nobody knows what of it is out: a person gives it up (`rm --force`), and its requests are bought here.
+            tell(other, error)
+            return None
+        if buying:
+            try:
+                reason = go_on(other)
+            except JournalError as error:
+                tell(other, error)
+                return None
             if reason == "locked":
                 if detach:
                     return None
@@ -77,9 +88,9 @@ def take_over(
 
 def _is_buying(disk: Disk, other: PlanFolder) -> bool:
     """Whether a plan may still bring answers. One that itself only waits for others does not: two could wait for each other."""
-    if not disk.exists(other.document):
+    if not (disk.exists(other.document) or disk.exists(other.journal)):
         return False
-    state = replay(read(disk, other.journal))
+    state = whole(disk, other)
     return not state.finished and any(True for _ in state.open_shards())
 
 
@@ -89,7 +100,10 @@ def _settle(workspace: Refreshes, session: Session, name: str, library: Library)
     held, index = folder.held(name), folder.held_index(name)
     with runs_locked(disk, workspace.runs):
         # Claims first: a plan that ends in between is then in both, and not in neither.
-        elsewhere = {} if session.state.cancel_requested else claimed(disk, workspace.runs, but=folder.plan_id)
+        elsewhere: dict[str, KeySet] = {}
+        if not session.state.cancel_requested:
+            elsewhere = claimed(disk, workspace.runs, but=folder.plan_id)
+            elsewhere |= held_by_broken(disk, [broke for broke, _ in broken(disk, workspace.runs)])
         workspace.refresh_stale()
         entries = read_index(disk, index)
         answered = KeySet()
@@ -156,7 +170,10 @@ def _given_up(disk: Disk, other: PlanFolder, left: Container[str]) -> int:
     """How many of the requests left open a person gave up in the other plan although they may have been paid for."""
     if not left or not disk.exists(other.document):
         return 0
-    return sum(1 for key in given_up(disk, other, replay(read(disk, other.journal))) if key in left)
+    try:
+        return sum(1 for key in given_up(disk, other, fold(disk, other)) if key in left)
+    except JournalError:
+        return 0
 
 
 def _hold(session: Session, plan: str, before: str, keys: set[str]) -> str:

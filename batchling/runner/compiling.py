@@ -25,11 +25,18 @@ CHUNK_ROWS = 2048
 @dataclass(slots=True)
 class Known:
     """Keys that need not be bought: answered before, or in flight in another unfinished plan; and those that may be paid
-    although nothing was received."""
+    although nothing was received.
+
+    Attributes:
+        doubtful: plan id → keys that may have been bought there: in a plan that cannot be read.
+        broken: plan id → where it cannot be read, of those that cannot be.
+    """
 
     answered: KeySet = field(default_factory=KeySet)
     claimed: dict[str, KeySet] = field(default_factory=dict)
     doubts: Doubts = field(default_factory=lambda: Doubts([], [], {}))
+    doubtful: dict[str, KeySet] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -46,13 +53,17 @@ class Tally:
 
 @dataclass(slots=True)
 class Totals:
-    """What a plan comes to. `requests` are to be sent; `duplicates` are rows folded into an equal request."""
+    """What a plan comes to. `requests` are to be sent; `duplicates` are rows folded into an equal request.
+
+    `doubtful` counts, by plan id, those of `requests` that may have been bought there.
+    """
 
     rows: int = 0
     requests: int = 0
     duplicates: int = 0
     cached: int = 0
     awaiting: int = 0
+    doubtful: dict[str, int] = field(default_factory=dict)
     size_bytes: int = 0
     longest_bytes: int = 0
     lanes: list[Tally] = field(default_factory=list)
@@ -321,7 +332,7 @@ def _compile_chunk(
             tokens = _token_counts(point, texts, len(fresh))
         else:
             tokens = _token_counts(point, block.texts, len(fresh))
-        if known.answered or known.claimed or known.doubts:
+        if known.answered or known.claimed or known.doubts or known.doubtful:
             places, tokens = _unknown(point, block, fresh, tokens, known, sink, totals)
         else:
             places = fresh
@@ -369,6 +380,10 @@ def _unknown(
             continue
         if known.doubts:
             known.doubts.asks(key)
+        for plan, keys in known.doubtful.items():
+            if key in keys:
+                totals.doubtful[plan] = totals.doubtful.get(plan, 0) + 1
+                break
         places.append(place)
         counts.append(count)
     return places, counts

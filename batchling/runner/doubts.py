@@ -49,9 +49,10 @@ def doubts_of(plan_id: str, shard: Shard, attempt: Attempt, rows: int) -> Doubt:
 
 def doubtful(disk: Disk, folder: PlanFolder) -> Iterator[tuple[Doubt, KeySet]]:
     """A plan's doubts with the keys that they are about; none where its files were removed or cannot be read."""
-    if not disk.exists(folder.journal):
+    try:
+        data = disk.read(folder.journal)
+    except (BatchlingError, OSError):
         return
-    data = disk.read(folder.journal)
     if b'"unsure":true' not in data and b'"kind":"dropped"' not in data:
         return  # as nearly every plan: it is not even replayed
     try:

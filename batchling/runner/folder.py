@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,7 +12,40 @@ from typing import Any
 import orjson
 
 from batchling.disk import Disk
-from batchling.errors import UsageError
+from batchling.errors import DiskError, JournalError
+
+_DOCUMENT: dict[str, type | tuple[type, ...]] = {
+    "experiment": str,
+    "created_at": (int, float),
+    "command": str,
+    "simulated": bool,
+    "requests": int,
+    "cached": int,
+    "lanes": list,
+    "runs": list,
+}
+_LANE: dict[str, type | tuple[type, ...]] = {
+    "lane": int,
+    "provider": str,
+    "endpoint": str,
+    "model": str,
+}
+_RUN: dict[str, type | tuple[type, ...]] = {
+    "run_id": str,
+    "lane": int,
+    "overrides": list,
+    "config": dict,
+    "data": str,
+    "rows": int,
+    "repeats": int,
+    "provider": str,
+    "model": str,
+    "columns": list,
+    "schema_index": int,
+}
+"""What plan.json must say for a plan to be read, since the first version."""
+
+_PLAN_ID = re.compile(r"\d{8}-\d{6}-.+-[0-9a-f]{6}")
 
 MOMENT = "%Y%m%d-%H%M%S"
 """How a plan's id begins, in UTC."""
@@ -112,17 +146,33 @@ class PlanFolder:
         """plan.json.
 
         Raises:
-            UsageError: this is not a plan's folder.
+            JournalError: it is missing, no JSON, of another version, or without what every plan says of itself.
         """
         try:
             document = orjson.loads(disk.read(self.document))
-        except (FileNotFoundError, ValueError) as error:
-            raise UsageError(
-                f"no readable plan.json: {error}", where=str(self.document), next_command="batchling status"
-            ) from error
-        if not isinstance(document, dict) or document.get("version") != 1:
-            raise UsageError("plan.json is of another version of batchling", where=str(self.document))
+        except (DiskError, OSError, ValueError) as error:
+            words = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
+            raise self._unreadable(f"plan.json {words}") from error
+        if not isinstance(document, dict):
+            raise self._unreadable("plan.json is no JSON object")
+        if document.get("version") != 1:
+            raise self._unreadable(f"plan.json is of another version of batchling ({document.get('version')!r})")
+        for name, kind in _DOCUMENT.items():
+            if not isinstance(document.get(name), kind):
+                raise self._unreadable(f"plan.json has {name} {document.get(name)!r}"[:200])
+        for name, fields in (("lanes", _LANE), ("runs", _RUN)):
+            for entry in document[name]:
+                for field, kind in fields.items():
+                    if not isinstance(entry, dict) or not isinstance(entry.get(field), kind):
+                        raise self._unreadable(f"plan.json has no readable {field} in one of its {name}")
         return document
+
+    def _unreadable(self, what: str) -> JournalError:
+        return JournalError(
+            f"plan {self.plan_id} cannot be read: {what}",
+            where=str(self.document),
+            next_command=f"batchling doctor; to give it up: batchling rm {self.plan_id} --force",
+        )
 
 
 def awaited_plan(name: str) -> str:
@@ -133,10 +183,17 @@ def awaited_plan(name: str) -> str:
 def folders(disk: Disk, runs: Path) -> list[PlanFolder]:
     """Every plan in a runs folder, oldest first (their names begin with the time)."""
     return [
-        PlanFolder(runs / name)
-        for name in disk.names(runs)
-        if not name.startswith(".") and disk.exists(runs / name / "plan.json")
+        PlanFolder(runs / name) for name in disk.names(runs) if not name.startswith(".") and _holds(disk, runs / name)
     ]
+
+
+def _holds(disk: Disk, path: Path) -> bool:
+    """Whether a folder is a plan's: by its document, or by its name and what else is in it."""
+    if disk.exists(path / "plan.json"):
+        return True
+    return _PLAN_ID.fullmatch(path.name) is not None and any(
+        disk.exists(path / part) for part in ("journal.jsonl", "requests", "responses")
+    )
 
 
 def moment_after(now: float, disk: Disk, runs: Path) -> float:

@@ -21,12 +21,14 @@ from batchling.clock import Clock
 from batchling.collect import lines
 from batchling.disk import Disk, write_file
 from batchling.errors import ConfigError, DiskError, JournalError, RefusedError
-from batchling.journal import Journal, read, says_finished
-from batchling.ledger import Phase, State, replay
+from batchling.journal import Journal
+from batchling.ledger import Phase, State
 from batchling.models import ANSWERED, RowState
 from batchling.packing import KeySet, plan_id, plan_identity
 from batchling.providers import Provider
 from batchling.request import repair_key
+from batchling.runner.broken import Unreadable, may_have, plans, survey, whole
+from batchling.runner.broken import name as tell
 from batchling.runner.caching import CatalogLibrary, Library, reuse_answers
 from batchling.runner.compiling import CountingSink, FolderSink, Known, Totals, compile_requests
 from batchling.runner.doubts import doubts_for
@@ -37,6 +39,9 @@ from batchling.runner.provenance import provenance
 from batchling.runner.session import write
 from batchling.runner.shards import read_index
 from batchling.spec import Spec
+
+Again = Callable[[str], bool]
+"""What may be bought twice, in words → whether to buy it all the same."""
 
 _REPAIRS = 1000  # of one request; more than anybody asks for
 
@@ -190,7 +195,14 @@ def known_keys(
         retry: record states whose rows are asked again.
     """
     # Claims first: a plan that ends in between is then in both, and not in neither.
-    known = Known(claimed=claimed(disk, runs))
+    readable, unreadable = survey(disk, runs)
+    claims, damaged = _claims(disk, readable)
+    unreadable += damaged
+    known = Known(
+        claimed=claims,
+        doubtful=held_by_broken(disk, [folder for folder, _ in unreadable]),
+        broken={folder.plan_id: error.where or "" for folder, error in unreadable},
+    )
     if not fresh:
         library = library or CatalogLibrary(runs)
         found = _Found(retry)
@@ -198,7 +210,8 @@ def known_keys(
             for answer in library.answers(lane_identity(lane)):
                 found.add(answer.key, answer.state)
         for path in library.behind():
-            _add_decoded(disk, PlanFolder(path), found)
+            if path.name not in known.broken:  # what is whole of them is in the catalog
+                _add_decoded(disk, PlanFolder(path), found)
         known.answered = found.answered()
     reopened = fresh or RowState.MISSING in retry
     known.doubts = doubts_for(disk, runs, made.identity, reopened=reopened)
@@ -206,26 +219,38 @@ def known_keys(
 
 
 def claimed(disk: Disk, runs: Path, *, but: str | None = None) -> dict[str, KeySet]:
-    """Plan id → the keys that an unfinished plan (not `but`) may still bring answers to."""
-    found = {}
-    for folder, state in unfinished(disk, runs):
-        if folder.plan_id == but:
+    """Plan id → the keys that an unfinished plan (not `but`) may still bring answers to. Broken plans are named."""
+    claims, damaged = _claims(disk, plans(disk, runs), but)
+    return claims | held_by_broken(disk, [folder for folder, _ in damaged])
+
+
+def _claims(
+    disk: Disk, found: Iterable[tuple[PlanFolder, State]], but: str | None = None
+) -> tuple[dict[str, KeySet], Unreadable]:
+    """Claims, and the plans that turn out to be broken when their indexes are read."""
+    claims: dict[str, KeySet] = {}
+    damaged: Unreadable = []
+    for folder, state in found:
+        if state.finished or folder.plan_id == but:
             continue
         keys = KeySet()
-        for shard in state.open_shards():
-            for entry in read_index(disk, folder.index(shard.number)):
-                keys.add(entry.key)
+        try:
+            for shard in state.open_shards():
+                for entry in read_index(disk, folder.index(shard.number)):
+                    keys.add(entry.key)
+        except JournalError as error:
+            tell(folder, error)
+            damaged.append((folder, error))
+            continue
         if keys:
-            found[folder.plan_id] = keys
-    for folder in damaged(disk, runs):
-        if folder.plan_id != but and not says_finished(disk, folder.journal):
-            # Nobody knows what of it is out, so nothing of it is bought again.
-            keys = KeySet()
-            for name in disk.names(folder.requests):
-                if name.endswith(".index.csv"):
-                    keys.add_many(entry.key for entry in read_index(disk, folder.requests / name))
-            found[folder.plan_id] = keys
-    return found
+            claims[folder.plan_id] = keys
+    return claims, damaged
+
+
+def held_by_broken(disk: Disk, unreadable: Iterable[PlanFolder]) -> dict[str, KeySet]:
+    """Plan id → the keys that a plan which cannot be read may have in flight or answered."""
+    found = {folder.plan_id: may_have(disk, folder) for folder in unreadable}
+    return {plan: keys for plan, keys in found.items() if keys}
 
 
 def given_up(disk: Disk, folder: PlanFolder, state: State) -> Iterator[str]:
@@ -295,21 +320,10 @@ def lane_identity(lane: LanePlan) -> tuple[str, str, str, str]:
 
 
 def unfinished(disk: Disk, runs: Path) -> Iterator[tuple[PlanFolder, State]]:
-    """Plans whose journal has no end yet, oldest first; without those whose journal cannot be read."""
-    for folder in folders(disk, runs):
-        with suppress(JournalError):
-            state = replay(read(disk, folder.journal))
-            if not state.finished:
-                yield folder, state
-
-
-def damaged(disk: Disk, runs: Path) -> Iterator[PlanFolder]:
-    """Plans whose journal is damaged before its end, oldest first."""
-    for folder in folders(disk, runs):
-        try:
-            read(disk, folder.journal)
-        except JournalError:
-            yield folder
+    """Plans whose journal has no end yet, oldest first; those that cannot be read are named."""
+    for folder, state in plans(disk, runs):
+        if not state.finished:
+            yield folder, state
 
 
 @contextmanager
@@ -324,19 +338,14 @@ def runs_locked(disk: Disk, runs: Path) -> Iterator[None]:
 
 
 def find_same(disk: Disk, runs: Path, identity: str) -> tuple[PlanFolder, State] | None:
-    """The newest plan of this identity.
-
-    Raises:
-        JournalError: it is damaged, and not finished.
-    """
+    """The newest plan of this identity that can be read."""
     for folder in reversed(folders(disk, runs)):
         mark = folder.path / "identity"
-        if disk.exists(mark) and disk.read(mark).decode() == identity:
+        if disk.exists(mark) and disk.read(mark) == identity.encode():
             try:
-                return folder, replay(read(disk, folder.journal))
-            except JournalError:
-                if not says_finished(disk, folder.journal):
-                    raise
+                return folder, whole(disk, folder)
+            except JournalError as error:
+                tell(folder, error)
     return None
 
 
@@ -353,6 +362,7 @@ def open_plan(
     refresh_stale: Callable[[], object],
     library: Library | None = None,
     entropy: Callable[[int], bytes] = os.urandom,
+    again: Again | None = None,
 ) -> Opened:
     """The plan that these specs make: a new one, or the one that is there.
 
@@ -361,10 +371,11 @@ def open_plan(
         refresh_stale: brings the catalog up to date with every plan's files.
         library: what is known of earlier plans; None: the runs folder's catalog.
         entropy: so many random bytes, for the plan's id.
+        again: asked before requests are sent that a plan which cannot be read may have bought; None: they are not sent.
 
     Raises:
         UsageError: something in config, data, prompt or schema is wrong.
-        RefusedError: the worst case is above the budget.
+        RefusedError: the worst case is above the budget, or requests may be bought twice and nobody agreed.
     """
     with runs_locked(disk, runs):
         for name in disk.names(runs):
@@ -384,7 +395,7 @@ def open_plan(
                 if not states and not state.again:
                     return Opened(folder, "finished")
             known = known_keys(disk, runs, made, fresh=fresh, retry=states, library=library)
-            return _create(disk, clock, runs, work, made, known, encoders(made.lanes), command, library, entropy)
+            return _create(disk, clock, runs, work, made, known, encoders(made.lanes), command, library, entropy, again)
         finally:
             _clear(disk, work)
 
@@ -406,6 +417,7 @@ def _create(
     command: str,
     library: Library,
     entropy: Callable[[int], bytes],
+    again: Again | None,
 ) -> Opened:
     now = clock.now()
     name = plan_id(made.name, moment_after(now, disk, runs), made.identity, entropy(8))
@@ -421,6 +433,7 @@ def _create(
     for shard in shards:
         totals.lanes[shard["lane"]].shards += 1
     refuse_over_budget(made, totals)
+    _ask_again(known, totals, again)
     write_sources(disk, folder, made)
     document = plan_document(made, folder, run_ids, totals, command, now)
     document["doubtful"] = known.doubts.document()
@@ -447,6 +460,19 @@ def _create(
     target = PlanFolder(runs / name)
     disk.replace(folder.path, target.path)
     return Opened(target, "created", totals)
+
+
+def _ask_again(known: Known, totals: Totals, again: Again | None) -> None:
+    """What a broken plan may have bought is not bought here without a person's word."""
+    for plan, where in known.broken.items():
+        n = totals.doubtful.get(plan, 0)
+        what = f"{n:,} of these requests may be in flight or answered in plan {plan}, which cannot be read"
+        if n and not (again is not None and again(what)):
+            raise RefusedError(
+                f"{what}: sent again, they may be paid twice; nothing was sent",
+                where=where,
+                next_command=f"batchling doctor; to send them all the same, give that plan up: batchling rm {plan} --force",
+            )
 
 
 def write_sources(disk: Disk, folder: PlanFolder, made: Draft) -> None:

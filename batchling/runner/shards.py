@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from batchling.disk import Disk, Writer
-from batchling.errors import DataError, DiskError, UsageError
+from batchling.errors import DataError, DiskError, JournalError, UsageError
 from batchling.packing import MAX_SHARDS, Packer, ShardLimits
 from batchling.runner.folder import PlanFolder
 
@@ -197,12 +197,24 @@ def chunks(disk: Disk, path: Path) -> Iterator[bytes]:
 
 
 def read_index(disk: Disk, path: Path) -> list[IndexEntry]:
-    """The requests of a shard (or of held lines), in the order of its lines."""
+    """The requests of a shard (or of held lines), in the order of its lines.
+
+    Raises:
+        JournalError: the file is missing or damaged.
+    """
     entries = []
-    for line in disk.read(path).decode("ascii").split("\n")[1:]:
-        if line:
-            key, parent, tokens, size, schema, lane = line.split(",")
-            entries.append(IndexEntry(key, parent, int(tokens) if tokens else None, int(size), int(schema), int(lane)))
+    try:
+        for line in disk.read(path).decode("ascii").split("\n")[1:]:
+            if line:
+                key, parent, tokens, size, schema, lane = line.split(",")
+                count = int(tokens) if tokens else None
+                entries.append(IndexEntry(key, parent, count, int(size), int(schema), int(lane)))
+    except (ValueError, FileNotFoundError) as error:
+        raise JournalError(
+            f"the index {path.name} cannot be read: {error}",
+            where=str(path),
+            next_command="restore the file from a backup, or: batchling doctor",
+        ) from error
     return entries
 
 

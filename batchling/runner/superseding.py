@@ -9,8 +9,9 @@ from pathlib import Path
 from batchling.disk import Disk
 from batchling.ledger import Action, Do, State, decide
 from batchling.packing import KeySet
+from batchling.runner.broken import broken
 from batchling.runner.folder import PlanFolder
-from batchling.runner.planning import damaged, unfinished
+from batchling.runner.planning import held_by_broken, unfinished
 from batchling.runner.session import Session
 from batchling.runner.shards import chunks, read_index
 
@@ -48,7 +49,7 @@ def superseded(disk: Disk, runs: Path, newer: PlanFolder) -> list[Superseded]:
             older.append((folder, state))
         else:
             wanted.append(wanted_keys(disk, folder))
-    wanted += [wanted_keys(disk, folder) for folder in damaged(disk, runs)]
+    wanted += held_by_broken(disk, [folder for folder, _ in broken(disk, runs)]).values()
     found = []
     for folder, state in older:
         shards = unwanted(disk, folder, state, wanted)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from batchling.errors import BatchlingError, DiskError, JournalError
+from batchling.errors import BatchlingError, DiskError, RefusedError
 from tests.servers.scripted import reset
 from tests.workbench import Workbench
 
@@ -103,7 +103,7 @@ def test_a_journal_that_is_damaged_before_its_end_stops_and_sends_nothing(bench:
     lines[2] = lines[2].replace(b"session", b"sessiom")
     journal.write_bytes(b"\n".join(lines))
     sent = len(bench.server.log)
-    with pytest.raises(JournalError) as caught:
+    with pytest.raises(RefusedError) as caught:
         bench.run()
     assert "journal.jsonl:3" in str(caught.value)
     assert len(bench.server.log) == sent
@@ -161,7 +161,7 @@ def test_a_finished_plan_whose_journal_is_damaged_blocks_no_other(bench: Workben
     doctor = bench.cli("doctor")
     assert f"{first.plan_id}/journal.jsonl:" in doctor.stdout and "damaged before its end" in doctor.stdout
     refused = bench.cli("rm", first.plan_id, "--yes")
-    assert refused.returncode == 1 and f"batchling rm {first.plan_id} --force" in refused.stderr
+    assert refused.returncode == 2 and f"batchling rm {first.plan_id} --force" in refused.stderr
     assert bench.cli("rm", first.plan_id, "--force", "--yes").returncode == 0
     assert not first.folder.exists()
 
@@ -174,9 +174,9 @@ def test_nothing_of_an_unfinished_plan_whose_journal_is_damaged_is_bought_again(
     bench.rows([{"id": "x", "text": "something else"}], name="other")
     assert bench.run(name="other").exit_code == 0
     bench.rows(4)
-    with pytest.raises(JournalError) as caught:
+    with pytest.raises(RefusedError) as caught:
         bench.run()
     assert first.plan_id in str(caught.value.where)
     assert len(bench.server.sent()) == 3 + 1 + 1, "what it may have out is not sent again"
     watched = {outcome.plan_id: outcome for outcome in bench.watch()}
-    assert (watched[first.plan_id].exit_code, watched[first.plan_id].state) == (1, "damaged")
+    assert (watched[first.plan_id].exit_code, watched[first.plan_id].state) == (2, "damaged")

@@ -44,7 +44,9 @@ def compare_command(
     PLANS are plans, runs or experiments' names (the newest plan of each); default: the newest plan.
     """
     from batchling.api.compare import compare
+    from batchling.api.standing import name_broken
 
+    name_broken(shell.runs)
     found = compare(
         plans,
         runs=shell.runs,

@@ -20,10 +20,12 @@ def cancel_command(shell: Shell, plan: str) -> int:
 
     Exit code 0 when everything is over, 75 when it is not.
     """
+    from batchling.api.standing import name_broken
     from batchling.api.verbs import cancel
     from batchling.cli.commands.run import conclude
     from batchling.cli.progress import observing
 
+    name_broken(shell.runs)
     with observing(verbose=shell.verbose) as observer:
         outcome = cancel(plan, runs=shell.runs, observer=observer, gate=gate(shell, observer.pause))
     code = conclude(shell, [outcome], observer, several=False)
@@ -49,11 +51,13 @@ def resolve_command(
     shell: Shell, plan: str, adopt: str | None, resubmit: bool, drop: bool, shard: int | None, force: bool
 ) -> int:
     """Decide what became of a submission whose fate is unknown, or give up one that never ends (--drop --shard N --force)."""
+    from batchling.api.standing import name_broken
     from batchling.api.verbs import resolve
 
     chosen = [name for name, given in (("adopt", adopt), ("resubmit", resubmit), ("drop", drop)) if given]
     if len(chosen) != 1:
         raise click.UsageError("give exactly one of --adopt BATCH_ID, --resubmit and --drop")
+    name_broken(shell.runs)
     found = resolve(
         plan, runs=shell.runs, decision=chosen[0], batch_id=adopt, shard=shard, force=force, gate=gate(shell)
     )

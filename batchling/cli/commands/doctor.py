@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from batchling.cli.figures import plural, size
 from batchling.cli.screen import width
 from batchling.cli.shell import Shell, common, pass_shell
 from batchling.cli.table import table
-from batchling.errors import BatchlingError, CallError, JournalError, ProviderError, RefusedError
+from batchling.errors import BatchlingError, CallError, ProviderError, RefusedError
 
 EVERY = "*"
 PACKAGES = ("openai", "duckdb", "pydantic", "hydra-core", "omegaconf", "tiktoken", "genai-prices", "orjson", "click")
@@ -145,19 +146,19 @@ def _catalog(runs: Path) -> list[Check]:
 def _plans(runs: Path) -> list[Check]:
     from batchling.api.standing import listing
     from batchling.disk import RealDisk
-    from batchling.journal import read
-    from batchling.runner.folder import folders
+    from batchling.runner.broken import BrokenPlanWarning, broken, salvage
 
     checks = []
     disk = RealDisk()
     damaged = set()
-    for folder in folders(disk, runs):
-        try:
-            read(disk, folder.journal)
-        except JournalError as error:
-            damaged.add(folder.plan_id)
-            checks.append(Check("plan", "fail", f"{error.where}: {error.message}", error.next_command))
-    plans = listing(runs=runs)
+    with warnings.catch_warnings(action="ignore", category=BrokenPlanWarning):  # here they are the answer
+        unreadable = broken(disk, runs)
+        plans = listing(runs=runs)
+    for folder, error in unreadable:
+        damaged.add(folder.plan_id)
+        found = f"{error.where}: {error.message}; {salvage(disk, folder)}"
+        hint = f"restore its files from a backup, or give it up: batchling rm {folder.plan_id} --force"
+        checks.append(Check("plan", "fail", found, hint))
     for plan in plans:
         if plan.plan_id in damaged:
             continue

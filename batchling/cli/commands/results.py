@@ -7,6 +7,7 @@ import itertools
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -77,19 +78,28 @@ def results_command(shell: Shell, plan: str | None, form: str | None, output: Pa
 def up_to_date(shell: Shell, reference: str | None) -> Reference:
     """The plan or run that is meant, its records brought up to what was collected so far."""
     from batchling import catalog
+    from batchling.api.standing import name_broken
     from batchling.api.workspace import Workspace
-    from batchling.errors import UsageError
+    from batchling.errors import JournalError, UsageError
     from batchling.runner.folder import PlanFolder
 
+    workspace = Workspace(shell.runs)
     if reference is None:
         newest = catalog.latest(shell.runs)
         if newest is None:
             raise UsageError(f"there is no plan in {shell.runs}", next_command="batchling run EXPERIMENT")
         reference = newest.name
+        with suppress(JournalError):
+            workspace.state(PlanFolder(newest))
+            newest = None
+        if newest is not None:  # the newest cannot be read: the newest that can
+            reference = workspace.find(None).plan_id
     found = catalog.resolve(shell.runs, reference)
+    name_broken(shell.runs, but=found.plan_id)
     summary = catalog.read_summary(found.plan_dir)
     if summary is None or summary.stale:
-        Workspace(shell.runs).refresh(PlanFolder(found.plan_dir))
+        workspace.refresh(PlanFolder(found.plan_dir))
+    workspace.state(PlanFolder(found.plan_dir))
     return found
 
 
@@ -162,9 +172,11 @@ def query_command(shell: Shell, sql: str, form: str) -> int:
     Tables: plans, runs, requests, run_requests, batches, responses, records, metrics, events, and the view results.
     """
     from batchling import catalog
+    from batchling.api.standing import name_broken
     from batchling.api.workspace import Workspace
 
     Workspace(shell.runs).refresh_stale()
+    name_broken(shell.runs)
     if not shell.runs.exists():
         from batchling.errors import UsageError
 

@@ -64,6 +64,7 @@ def run_command(
     EXPERIMENT is a folder with a config.yaml, a .yaml file, or a name in experiments/. OVERRIDES are Hydra's:
     key=value, +key=value, ~key, group=choice.
     """
+    from batchling.api.standing import name_broken
     from batchling.api.verbs import run_specs, specs_of
     from batchling.cli.progress import observing
 
@@ -79,10 +80,12 @@ def run_command(
             retry=retry,
             prune=prune and (True if yes else agreeing(observer.pause)),
             confirm=None if yes else confirming(observer.pause),
+            again=sending_again(observer.pause),
             observer=observer,
             gate=gate(shell, observer.pause),
             command=said(shell, "run", experiment, overrides, multirun=multirun),
         )
+        name_broken(shell.used)
     return conclude(shell, [outcome], observer, several=False)
 
 
@@ -107,8 +110,8 @@ def watch_command(shell: Shell, plan: str | None, detach: bool, yes: bool) -> in
             observer=observer,
             gate=gate(shell, observer.pause),
         )
-    if not outcomes and not shell.json:
-        shell.say("every plan is finished")
+    if all(outcome.state == "damaged" for outcome in outcomes) and plan is None and not shell.json:
+        shell.say("every other plan is finished" if outcomes else "every plan is finished")
     return conclude(shell, outcomes, observer, several=plan is None)
 
 
@@ -123,6 +126,18 @@ def confirming(pause: Callable[[], AbstractContextManager[None]]) -> Confirm:
             return click.confirm(f"Send {what} {cost}?", err=True)
 
     return confirm
+
+
+def sending_again(pause: Callable[[], AbstractContextManager[None]]) -> Callable[[str], bool]:
+    """Asks before something is sent that may be bought already, `--yes` or not; where nobody can be asked the answer is no."""
+
+    def agree(what: str) -> bool:
+        if not interactive():
+            return False
+        with pause():
+            return click.confirm(f"{what}. Send them all the same, and perhaps pay twice?", err=True)
+
+    return agree
 
 
 def agreeing(pause: Callable[[], AbstractContextManager[None]]) -> Callable[[str], bool]:
@@ -141,13 +156,15 @@ def conclude(shell: Shell, outcomes: Sequence[Outcome], display: Display, *, sev
     """Shows how it ended and returns the exit code; the last line on stderr is the command that goes on."""
     from batchling.cli.summary import show_outcome
 
+    broken = [outcome for outcome in outcomes if several and outcome.state == "damaged"]
+    outcomes = [outcome for outcome in outcomes if outcome not in broken]  # named on their own, and no one else's fault
     codes = {outcome.exit_code for outcome in outcomes}
     code = next((code for code in ORDER if code in codes), 0)
     if shell.json:
         from batchling.cli.document import plain, write
 
         # `bought` counts the plan's whole life, this the call's own doing.
-        documents = [{**plain(o), "sent_batches": display.seen[o.plan_id, "created"]} for o in outcomes]
+        documents = [{**plain(o), "sent_batches": display.seen[o.plan_id, "created"]} for o in [*outcomes, *broken]]
         write(shell, {"outcomes": documents, "exit_code": code} if several else documents[0])
     for outcome in outcomes:
         if not shell.json:

@@ -25,24 +25,42 @@ _PARTS = ("requests", "responses", "data", "records.parquet", "local")
 def du_command(shell: Shell, plan: str | None) -> int:
     """Disk used by plans, and by the parts of each."""
     from batchling import catalog
+    from batchling.api.standing import name_broken
 
     space = catalog.du(shell.runs)
     plans = space.plans
+    wanted = None
     if plan is not None:
         wanted = catalog.resolve(shell.runs, plan).plan_id
         plans = tuple(p for p in plans if p.plan_id == wanted)
+    name_broken(shell.runs, but=wanted)
     if shell.json:
         from batchling.cli.document import plain, write
 
         found = [{**plain(p), "total": p.total} for p in plans]
         whole = {"catalog": space.catalog, "total": space.total} if plan is None else {}
         write(shell, {"runs": shell.runs, "plans": found, **whole})
-        return 0
+        shell.answered = True
+        return _readable(shell, wanted)
     rows = [[p.plan_id, size(p.total), *_parts(p)] for p in plans]
     if plan is None:
         rows.append(["catalog", size(space.catalog), *[None] * (len(_PARTS) + 1)])
         rows.append(["all", size(space.total), *[None] * (len(_PARTS) + 1)])
     shell.out(table(["plan", "total", *_PARTS, "rest"], rows, width=width()))
+    return _readable(shell, wanted)
+
+
+def _readable(shell: Shell, plan: str | None) -> int:
+    """0. The size of a plan that cannot be read is told as well, but a command that names it ends as an error.
+
+    Raises:
+        JournalError: the plan is broken.
+    """
+    from batchling.api.workspace import Workspace
+    from batchling.runner.folder import PlanFolder
+
+    if plan is not None:
+        Workspace(shell.runs).state(PlanFolder(shell.runs / plan))
     return 0
 
 
@@ -55,15 +73,22 @@ def _parts(plan: PlanSpace) -> list[object]:
 @plan_argument(required=True)
 @click.option("--keep-answers", is_flag=True, help="Keep what is needed to reuse its answers; rows and requests go.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask, even when answers were paid for.")
-@click.option("--force", is_flag=True, help="Also a plan whose journal is damaged: what was not collected is lost.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Also a plan that cannot be read, or whose batches were given up: what was not collected is lost.",
+)
 @common
 @pass_shell
 def rm_command(shell: Shell, plan: str, keep_answers: bool, yes: bool, force: bool) -> int:
     """Remove a finished plan's files. Without --keep-answers the next run buys its answers again."""
-    from batchling.api.standing import status
+    from batchling import catalog
+    from batchling.api.standing import name_broken, status
     from batchling.api.verbs import remove
     from batchling.errors import JournalError
 
+    named = catalog.resolve(shell.runs, plan)
+    name_broken(shell.runs, but=named.plan_id)
     question = None
     try:
         found = status(plan, runs=shell.runs)
@@ -74,7 +99,7 @@ def rm_command(shell: Shell, plan: str, keep_answers: bool, yes: bool, force: bo
         if not force:
             raise
         question = (
-            f"the journal of {plan} is damaged: batches of it may be out, and what they answer is lost. Remove it?"
+            f"plan {named.plan_id} cannot be read: batches of it may be out, and what they answer is lost. Remove it?"
         )
     if question is not None and not yes and interactive() and not click.confirm(question, err=True):
         shell.say("kept")

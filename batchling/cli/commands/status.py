@@ -31,10 +31,11 @@ SHOWN = 20
 @pass_shell
 def status_command(shell: Shell, plan: str | None, every: bool) -> int:
     """What is where: batches, rows, money. PLAN is an id, a part of one, or an experiment's name."""
-    from batchling.api.standing import listing, status
+    from batchling.api.standing import listing, name_broken, status
 
     if plan is not None:
         found = status(plan, runs=shell.runs)
+        name_broken(shell.runs, but=found.plan_id)
         if shell.json:
             from batchling.cli.document import write
 
