@@ -152,7 +152,7 @@ def test_answers_that_are_here_already_are_kept(bench: Workbench) -> None:
     waits(bench)
     after = verbs.resolve(plan.plan_id, runs=bench.runs, decision="drop", shard=1, force=True)
     assert (after.state, after.states) == ("finished", {"ok": 2, "missing": 1})
-    assert after.actual_usd == Decimal("0.000060000")
+    assert after.actual_usd == Decimal("0.000040000")
 
 
 def test_the_command_works_without_a_key(bench: Workbench) -> None:
