@@ -148,8 +148,10 @@ def _take(session: Session, group: str, batch_id: str, mine: tuple[int, int], ba
     mine = own(batch, session, group) or mine
     shard, attempt = session.shard(*mine)
     if contradicts(batch, session, shard, attempt) is not None:
-        session.unread[batch_id] = session.clock.now() + FOREIGN_SECONDS
-        return True  # the list was wrong: it is somebody else's
+        # The list was wrong where file and metadata are somebody else's; where one of them is missing, nobody can tell.
+        foreign = batch.input_file_id is not None and bool(batch.metadata)
+        session.unread[batch_id] = session.clock.now() + (FOREIGN_SECONDS if foreign else ASK_AGAIN_SECONDS)
+        return foreign
     place = {"shard": shard.number, "attempt": attempt.number, "batch_id": batch_id}
     for known in [a for a in shard.attempts if a.batch_id is not None]:
         assert known.batch_id is not None

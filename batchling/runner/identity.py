@@ -72,8 +72,10 @@ def contradicts(batch: Batch, session: Session, shard: Shard, attempt: Attempt) 
 
     Servers that lost their state, or count from 1 again, answer with somebody else's batch
     (llm-d-incubation/llm-d-batch-gateway#645). Gateways encode file ids and drop metadata, so one mark that is
-    missing or looks different proves nothing.
+    missing or looks different proves nothing; and where the input file is ours, the custom_ids of its results decide.
     """
+    if batch.input_file_id is not None and batch.input_file_id == attempt.file_id:
+        return None
     meta = batch.metadata
     if "batchling_sha256" in meta or "batchling_plan" in meta:
         theirs = (meta.get("batchling_plan"), meta.get("batchling_sha256"))
@@ -83,9 +85,7 @@ def contradicts(batch: Batch, session: Session, shard: Shard, attempt: Attempt) 
             return f"it belongs to plan …-{theirs[0]}"
         if theirs[1] is not None and theirs[1] != shard.sha256:
             return "it was made from another file"
-    if batch.input_file_id is not None and batch.input_file_id == attempt.file_id:
-        return None
-    if batch.total and batch.total != shard.rows and batch.input_file_id != attempt.file_id:
+    if batch.total and batch.total != shard.rows:
         return f"it has {batch.total:,} requests instead of {shard.rows:,}, and another input file"
     return None
 
