@@ -40,7 +40,7 @@ def adopt_from_list(session: Session, group: str) -> bool:
     for row in listing(session, group):
         shown.add(row.id)
         mine = own(row, session, group)
-        if session.knows(row.id):
+        if session.knows(row.id, group):
             continue
         if mine is not None:
             clear = _take(session, group, row.id, mine) and clear
@@ -108,7 +108,7 @@ def _examine(session: Session, group: str, doubtful: list[Batch], since: float) 
             clear = clear and not bare
             continue
         mine = own(batch, session, group)
-        if mine is not None and not session.knows(row.id):
+        if mine is not None and not session.knows(row.id, group):
             clear = _take(session, group, row.id, mine, batch) and clear
         elif mine is None and bare and may_be_own(batch, session, group):
             clear = False

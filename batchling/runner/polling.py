@@ -165,7 +165,7 @@ def _hint(session: Session, group: str, row: Batch, out: Out, prompted: list[str
     if place is not None:
         batch_id = session.shard(*place)[1].batch_id or batch_id
     if batch_id not in out:
-        unknown = not session.knows(row.id) and session.unread.get(row.id, 0.0) <= session.clock.now()
+        unknown = not session.knows(row.id, group) and session.unread.get(row.id, 0.0) <= session.clock.now()
         if unknown and own(row, session, group) is not None:
             session.pace.audits.pop(group, None)  # one of ours that we do not know: audit
         return False

@@ -181,9 +181,9 @@ class Session:
         for event in write(self.journal, self.state, events, ts=self.clock.now()):
             self.observer.event(self, event)
 
-    def knows(self, batch_id: str) -> bool:
-        """The journal has this batch."""
-        return batch_id in self.state.batches
+    def knows(self, batch_id: str, group: str) -> bool:
+        """The journal has this batch of a group, by its id or by another name of it. Two providers may give the same id."""
+        return self.holder(group, batch_id) is not None or batch_id in self.state.aliases
 
     def holder(self, group: str, batch_id: str) -> tuple[int, int] | None:
         """The (shard, attempt) of a group that has this batch."""

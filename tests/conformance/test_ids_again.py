@@ -151,10 +151,13 @@ def test_a_batch_that_was_answered_with_an_id_of_another_is_found_under_its_own(
     assert [event["batch_id"] for event in bench.events(kind="created")] == ["batch_0001", "batch_0002"]
 
 
-def test_a_batch_id_that_two_providers_give_is_two_batches(bench: Workbench) -> None:
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_batch_id_that_two_providers_give_is_two_batches(bench: Workbench, lost: bool) -> None:
     from tests.servers.batches import BatchServer as Server
 
     with Server() as other:
+        if lost:  # what it made is found in its list, under an id that the first one gave as well
+            other.on(*CREATE, other.lost(reset()), other.normal)
         outcome = bench.run("provider.base_url=" + ",".join((bench.server.url, other.url)), multirun=True)
         assert outcome.exit_code == 0
         assert (bench.server.times_answered(), other.times_answered()) == ({1}, {1})
