@@ -298,4 +298,4 @@ def test_11_a_batch_that_the_provider_has_lost_can_be_given_up_and_only_then(ben
     assert outcome.states == {"cancelled": 3}
     bench.server.on("GET", "/v1/batches/*", bench.server.normal)
     assert bench.run().states == {"cancelled": 3}, "it may have been billed: asking again is a person's decision"
-    assert bench.run(retry=["cancelled"]).states == {"ok": 3}
+    assert bench.run(retry=["missing"]).states == {"ok": 3}
