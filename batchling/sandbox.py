@@ -18,7 +18,6 @@ It runs without what would make two renderings differ (`random`, `lipsum`), and 
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import wraps
@@ -34,6 +33,7 @@ from jinja2.utils import Cycler, Joiner, Namespace, pass_eval_context
 from jinja2.visitor import NodeTransformer
 
 from batchling.prompt import RenderError, unknown_column, value_text
+from batchling.written import dumps
 
 __all__ = ["compile_template"]
 
@@ -309,22 +309,9 @@ def _json(
     value = _data(value)
     if isinstance(value, Decimal):
         return value_text(value)
-    if isinstance(value, dict | list | tuple) and (indent, ensure_ascii, separators, sort_keys) == (
-        None,
-        False,
-        None,
-        False,
-    ):
-        return value_text(value)
+    options = {"ensure_ascii": ensure_ascii, "indent": indent, "separators": separators, "sort_keys": sort_keys}
     try:
-        return json.dumps(
-            value,
-            ensure_ascii=ensure_ascii,
-            indent=indent,
-            separators=separators,
-            sort_keys=sort_keys,
-            default=value_text,
-        )
+        return dumps(value, value_text, **options)
     except (TypeError, ValueError, RecursionError) as error:
         raise RenderError(f"the value cannot be written as JSON: {error}") from error
 

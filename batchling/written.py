@@ -17,6 +17,10 @@ _INEXACT = re.compile(r"\d[.eE]|-0|\d{16}")
 """What JSON text contains when a number in it may print differently from what was written."""
 
 
+_MARK = "\ufdd0"  # a noncharacter
+_MARKED = re.compile(rf'"(?:{_MARK}|\\\\ufdd0)(-?\d[-+.\deE]*)"')
+
+
 class WrittenFloat(float):
     """A float that prints as it was written."""
 
@@ -61,10 +65,6 @@ class Fields(dict[str, Any]):
             raise KeyError(key)
 
 
-class Values(list[Any]):
-    """A list that holds what `loads` reads."""
-
-
 Shape = Mapping[str, Any] | None
 """Of an object: each key that some row has, and its value's shape. A list has the shape of its items. None: scalars."""
 
@@ -80,23 +80,36 @@ def loads(text: str, shape: Shape = None) -> Any:
     return _shaped(value, shape)
 
 
-def dumps(value: Any, default: Callable[[Any], Any]) -> str:
+def dumps(value: Any, default: Callable[[Any], Any], **options: Any) -> str:
     """JSON as `json.dumps` writes it, with each number as it was written.
+
+    Args:
+        options: as for `json.dumps`; `ensure_ascii` is off.
 
     Raises:
         TypeError, ValueError, RecursionError: JSON cannot hold the value.
     """
-    if isinstance(value, Fields):
-        return "{" + ", ".join(f"{_text(key)}: {dumps(item, default)}" for key, item in value.items()) + "}"
-    if isinstance(value, Values):
-        return "[" + ", ".join([dumps(item, default) for item in value]) + "]"
-    if isinstance(value, WrittenFloat | WrittenInt):
-        return value.text
-    return json.dumps(value, ensure_ascii=False, default=default)
+    options = {"ensure_ascii": False, "default": default, **options}
+    if not _remembers(value):
+        return json.dumps(value, **options)
+    return _MARKED.sub(r"\1", json.dumps(_marked(value), **options))
 
 
-def _text(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False)
+def _remembers(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_remembers, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_remembers, value))
+    return isinstance(value, WrittenFloat | WrittenInt)
+
+
+def _marked(value: Any) -> Any:
+    """The value with texts in place of numbers that `json.dumps` would spell in its own way."""
+    if isinstance(value, dict):
+        return {key: _marked(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_marked(item) for item in value]
+    return _MARK + value.text if isinstance(value, WrittenFloat | WrittenInt) else value
 
 
 def _float(text: str) -> float:
@@ -115,5 +128,5 @@ def _shaped(value: Any, shape: Shape) -> Any:
             fields._others = shape
         return fields
     if isinstance(value, list):
-        return Values(_shaped(item, shape) for item in value)
+        return [_shaped(item, shape) for item in value]
     return value

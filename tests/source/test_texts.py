@@ -261,11 +261,13 @@ def test_the_types_of_json_serve_conditions_and_keep_out_of_texts(tmp_path: Path
 def test_a_template_calculates_with_numbers_that_keep_their_digits(tmp_path: Path) -> None:
     (tmp_path / "r.jsonl").write_text('{"a": 1.50, "m": {"k": 2}}\n{"a": 2, "m": {"l": 3}}\n', encoding="utf-8")
     made = snapshot(DataConfig(path="r.jsonl"), tmp_path, tmp_path / "out")
-    prompt = compile_prompt([("user", "{{ a }} {{ a * 2 }} {{ m.k }}")], "jinja", ["a", "m"])
+    prompt = compile_prompt(
+        [("user", "{{ a }} {{ a * 2 }} {{ m.k }} {{ a|tojson }} {{ [a]|tojson(indent=0) }}")], "jinja", ["a", "m"]
+    )
     rows = [
         dict(zip(prompt.columns, row[2:], strict=True)) for batch in read(made.path, prompt.columns) for row in batch
     ]
-    assert [prompt.texts(row) for row in rows] == [["1.50 3.0 2"], ["2 4 "]]
+    assert [prompt.texts(row) for row in rows] == [["1.50 3.0 2 1.50 [\n1.50\n]"], ["2 4  2 [\n2\n]"]]
 
 
 def test_a_float_of_32_bits_shows_its_own_digits(tmp_path: Path) -> None:
