@@ -4,6 +4,7 @@ Two engines. `format` (the default) knows one thing, the placeholder; everything
 brace too, is literal, so JSON and LaTeX need no escaping:
 
     {name}   {address.city}   {tags[0]}      the value of a column, or of a part of it
+    {Product Name}                           the same, where a column has exactly this name
     {{name}}                                 the text {name}
     {{{name}}}                               the value between braces, as in str.format
 
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from datetime import date, time
 from decimal import Decimal
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any, Literal
 
 from batchling.errors import PromptError
@@ -27,8 +29,7 @@ from batchling.written import WrittenFloat, dumps
 
 Engine = Literal["format", "jinja"]
 
-_PATH = r"([^\W\d]\w*(?:\.[^\W\d]\w*|\[\d+\])*)"
-_TOKEN = re.compile(rf"(?:\{{\{{\{{{_PATH}\}}\}}\}})|(?:\{{\{{{_PATH}\}}\}})|(?:\{{{_PATH}\}})")
+_PATH = r"[^\W\d]\w*(?:\.[^\W\d]\w*|\[\d+\])*"
 _STEP = re.compile(r"\.([^\W\d]\w*)|\[(\d+)\]")
 
 
@@ -161,12 +162,20 @@ def compile_prompt(messages: Sequence[tuple[str, str]], engine: Engine, columns:
     return Prompt(tuple(templates), tuple(used))
 
 
+@lru_cache(maxsize=64)
+def _token(columns: tuple[str, ...]) -> re.Pattern[str]:
+    """A placeholder in one, two or three braces. A column's own name is one, blanks and all: `{Product Name}`."""
+    odd = [name for name in columns if not re.fullmatch(_PATH, name) and not re.search(r"[{}]", name)]
+    inner = "(" + "|".join([*map(re.escape, sorted(odd, key=len, reverse=True)), _PATH]) + ")"
+    return re.compile(rf"(?:\{{\{{\{{{inner}\}}\}}\}})|(?:\{{\{{{inner}\}}\}})|(?:\{{{inner}\}})")
+
+
 def mistakable(texts: Iterable[str], columns: Iterable[str]) -> list[str]:
-    """Columns whose name stands in braces in a template of the engine `format` and is no placeholder: `{my column}`."""
+    """Columns whose name stands in braces in a template of the engine `format` and is no placeholder: `{a{b}`."""
     found = []
     for name in columns:
         written = f"{{{name}}}"
-        if _TOKEN.fullmatch(written) is None and any(written in text for text in texts):
+        if _token((name,)).fullmatch(written) is None and any(written in text for text in texts):
             found.append(name)
     return found
 
@@ -219,7 +228,7 @@ def _parse(text: str, columns: Sequence[str], where: str) -> Iterable[Part]:
     """Split a template into literals and slots."""
     literal = ""
     position = 0
-    for match in _TOKEN.finditer(text):
+    for match in _token(tuple(columns)).finditer(text):
         literal += text[position : match.start()]
         position = match.end()
         triple, double, single = match.groups()

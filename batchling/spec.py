@@ -189,9 +189,10 @@ class DataConfig(Section):
     """Where the rows come from: exactly one of path, sql, rows, run."""
 
     path: str | list[str] | None = Field(
-        default=None, description="csv, tsv, jsonl, json, parquet; globs, .gz, https, s3; relative to the experiment."
+        default=None,
+        description="csv, tsv, jsonl, json, parquet, xlsx; globs, .gz, https, s3; relative to the experiment.",
     )
-    format: Literal["csv", "tsv", "jsonl", "json", "parquet"] | None = Field(
+    format: Literal["csv", "tsv", "jsonl", "json", "parquet", "xlsx"] | None = Field(
         default=None, description="null: by the file's ending."
     )
     options: dict[str, JsonValue] = Field(default_factory=dict, description="For DuckDB's reader, e.g. {delim: ';'}.")

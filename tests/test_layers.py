@@ -65,6 +65,8 @@ DOORS = {
     "uvicorn": {"local"},
     "genai_prices": {"cost"},
     "jsonschema_rs": {"schema"},
+    "python_calamine": {"source"},
+    "charset_normalizer": {"source"},
     "jinja2": {"sandbox"},
 }
 

@@ -214,7 +214,7 @@ def _notes(made: Draft) -> tuple[str, ...]:
             texts = [text for _, text in point.spec.messages] + [point.spec.input or ""]
             for name in mistakable(texts, [column.name for column in made.snapshots[point.data_key].columns]):
                 notes.append(
-                    f"{{{name}}} is sent as it stands: a placeholder is one word; give the column another name with data.sql"
+                    f"{{{name}}} is sent as it stands: a name with braces is no placeholder; give the column another name with data.sql"
                 )
     return tuple(dict.fromkeys(notes))
 

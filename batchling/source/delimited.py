@@ -13,6 +13,7 @@ import csv
 import gzip
 import io
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _NOT_IN_TEXT = "\x1f"  # no header has it, so that a line is one value
 _HEADER_LINES = 20
+_SEPARATOR = re.compile(r'"?sep=(.)"?\r?\n?', re.I)
 _BUFFER = 4 << 20  # bytes; DuckDB takes 32 MB for each of its buffers otherwise
 _PROBE = 2048  # rows that rule most text columns out before the whole file is looked at
 _TYPES = ("types", "dtypes", "column_types")
@@ -51,9 +53,9 @@ def relation(
             raise DataError(f"data.options: {ours} cannot be set; batchling reads the header itself", where=paths[0])
     encoding: dict[str, Any] = {k: options[k] for k in ("encoding", "compression") if k in options}
     delim = options.pop("delim", options.pop("sep", None))
-    names, chosen = _header(con, paths[0], kind, delim, encoding, options)
+    names, chosen, skip = _header(con, paths[0], kind, delim, encoding, options)
     for other in paths[1:]:
-        theirs, _ = _header(con, other, kind, chosen, encoding, options)
+        theirs, _, _ = _header(con, other, kind, chosen, encoding, options)
         if theirs != names:
             raise DataError(
                 f"its columns differ from those of {paths[0]}: {', '.join(theirs)} instead of {', '.join(names)}",
@@ -70,6 +72,7 @@ def relation(
         "allow_quoted_nulls": False,  # "" is an empty text, only nothing at all is NULL
         **({} if "max_line_size" in options else {"buffer_size": _BUFFER}),
         **options,
+        **({"skip": skip} if skip else {}),
     }
     given = ", ".join(f"{name} = {literal(value)}" for name, value in settings.items())
     files = literal([_escape(p) for p in paths])
@@ -87,10 +90,21 @@ def _header(
     delim: str | None,
     encoding: Mapping[str, Any],
     options: Mapping[str, Any],
-) -> tuple[list[str], str]:
-    text = _first_lines(con, path, encoding, int(options.get("skip", 0)))
+) -> tuple[list[str], str, int]:
+    """The columns' names, the delimiter, and how many lines come before them."""
+    skip = int(options.get("skip", 0))
+    text = _first_lines(con, path, encoding, skip)
+    if text and (said := _SEPARATOR.fullmatch(text[0])):  # a line for spreadsheets
+        delim = delim or said[1]
+        skip += 1
+        text = text[1:]
+    if comment := options.get("comment"):
+        text = [line for line in text if not line.startswith(str(comment))]
     if not text or not text[0].strip():
-        raise DataError("the file is empty, or begins with an empty line: there is no header and no row", where=path)
+        first = next((number for number, line in enumerate(text) if line.strip()), None)
+        hint = None if first is None else f"set data.options: {{skip: {skip + first}}}"
+        message = "the file is empty, or begins with an empty line: there is no header and no row"
+        raise DataError(message, where=path, next_command=hint)
     quote = str(options.get("quote", '"'))
 
     def split(by: str) -> list[str]:
@@ -107,6 +121,8 @@ def _header(
         # the header of a file that is one column for `,` and several for another common delimiter
         chosen = max((";", "\t", "|", chosen), key=lambda d: (names[0].count(d), d == chosen))
         names = split(chosen)
+    if len(names) == 1 or text[0].startswith("#"):
+        _check_first_line(path, text, skip, len(names), quote)
     names = [name if name.strip() else f"column{i}" for i, name in enumerate(names)]
     seen: dict[str, str] = {}
     for name in names:
@@ -115,7 +131,34 @@ def _header(
             also = "" if twin == name else f" (and {twin!r}: names that differ only in case are the same to SQL)"
             raise DataError(f"the header names the column {name!r} twice{also}", where=f"{path}, line 1")
         seen[name.casefold()] = name
-    return names, chosen
+    return names, chosen, skip
+
+
+def _check_first_line(path: str, text: Sequence[str], skip: int, found: int, quote: str) -> None:
+    """A title or a comment above the header would be taken for it.
+
+    Raises:
+        DataError: with the number of lines to skip.
+    """
+    for delimiter in (",", ";", "\t", "|"):
+        rows = csv.reader(text, delimiter=delimiter, quotechar=quote or None)
+        counts: list[tuple[int, int]] = []  # (lines above, columns) of each row
+        above = 0
+        with contextlib.suppress(csv.Error):
+            for row in rows:
+                if not above or not row or not row[0].startswith("#"):
+                    counts.append((above, len(row)))
+                above = rows.line_num
+        for (lines, columns), (_, following) in itertools.pairwise(counts[1:]):
+            if columns > 1 and columns == following and columns != found:
+                raise DataError(
+                    f"the first line is not the header: {text[0].strip()!r}; there are {columns} columns from line "
+                    f"{skip + lines + 1} on",
+                    where=f"{path}, line {skip + 1}",
+                    next_command=f"set data.options: {{skip: {skip + lines}}}",
+                )
+            if columns > 1 and columns != following:
+                break
 
 
 def _first_lines(con: duckdb.DuckDBPyConnection, path: str, encoding: Mapping[str, Any], skip: int) -> list[str]:

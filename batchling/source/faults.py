@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from batchling.errors import BatchlingError, DataError, DiskError
+from batchling.source import encodings
 
 _SHOWN = 300  # characters of a row or message that an error repeats
 
@@ -80,11 +81,7 @@ def _csv_fault(text: str, file: str) -> DataError:
     row = re.search(r"Original Line: (.*)", text)
     shown = f": {shorten(row.group(1))!r}" if row else ""
     if "unicode" in text or "encoding" in text.lower().split("possible")[0]:
-        return DataError(
-            f"the file is not UTF-8{shown}",
-            where=where,
-            next_command="set data.options: {encoding: latin-1} (or the encoding it has), or save the file as UTF-8",
-        )
+        return encodings.not_utf8(file, where, shown)
     count = re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", text)
     if count:
         return DataError(
@@ -119,7 +116,7 @@ def _json_fault(text: str, file: str) -> DataError:
     if line:
         where = f"{file}, line {line}"
         if why == "encoding":
-            return DataError(f"the file is not UTF-8: {row!r}", where=where, next_command="save the file as UTF-8")
+            return encodings.not_utf8(file, where, f": {row!r}")
         return DataError(f"not a JSON object on one line ({why}): {row!r}", where=where)
     if "maximum_object_size" in text:
         return DataError(

@@ -1,12 +1,11 @@
 """Turn a `data:` section into one SQL relation, and name the files it reads.
 
-Nothing is copied here: a relation is SQL text over the person's files (csv, tsv, jsonl, parquet),
+Nothing is copied here: a relation is SQL text over the person's files (csv, tsv, jsonl, json, parquet, xlsx),
 their query, their inline rows, or an earlier run's records.
 """
 
 from __future__ import annotations
 
-import codecs
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from batchling.duck import identifier, literal
 from batchling.errors import DataError
 from batchling.prompt import value_text
-from batchling.source import delimited, documents, faults, query
+from batchling.source import delimited, documents, encodings, faults, query, sheets
 from batchling.spec import DataConfig
 
 if TYPE_CHECKING:
@@ -34,6 +33,10 @@ _FORMATS = {
     "json": "json",
     "parquet": "parquet",
     "pq": "parquet",
+    "xlsx": "xlsx",
+    "xlsm": "xlsx",
+    "xls": "xlsx",
+    "ods": "xlsx",
 }
 _OPTION = re.compile(r"[a-z_][a-z0-9_]*")
 
@@ -110,33 +113,61 @@ def _files(con: duckdb.DuckDBPyConnection, data: DataConfig, root: Path, scratch
     for name in data.options:
         if not _OPTION.fullmatch(name):
             raise DataError(f"data.options: {name!r} is not the name of an option")
-    if kind != "parquet" and "encoding" not in data.options:
-        _refuse_utf16(paths, kind)
+    options = dict(data.options)
+    if kind == "xlsx":
+        return _sheets(con, paths, options, what, scratch)
+    if kind != "parquet":
+        paths, encoded = _in_utf8(paths, options, scratch)
+        if encoded:
+            del options["encoding"]
     if kind in ("csv", "tsv"):
-        sql, text = delimited.relation(con, paths, kind, data.options, data.id)
+        sql, text = delimited.relation(con, paths, kind, options, data.id)
         return Relation(sql, what, tuple(paths), once=any(REMOTE.match(p) for p in paths), text=text)
     if kind in ("jsonl", "json"):
-        return _json(con, paths, data.options, kind, what, scratch)
-    options = "".join(f", {name} = {literal(value)}" for name, value in data.options.items())
+        return _json(con, paths, options, kind, what, scratch)
+    named = "".join(f", {name} = {literal(value)}" for name, value in options.items())
     return Relation(
-        f"SELECT * FROM read_parquet({literal([_escape(p) for p in paths])}{options})", what, tuple(paths), once=False
+        f"SELECT * FROM read_parquet({literal([_escape(p) for p in paths])}{named})", what, tuple(paths), once=False
     )
 
 
-def _refuse_utf16(paths: Sequence[str], kind: str) -> None:
-    """Spreadsheets save "Unicode text" so; what DuckDB says of it helps nobody."""
+def _sheets(
+    con: duckdb.DuckDBPyConnection, paths: Sequence[str], options: Mapping[str, Any], what: str, scratch: Path
+) -> Relation:
+    copies = []
     for path in paths:
         if REMOTE.match(path):
+            raise DataError("a spreadsheet is read from a file here, not from afar", where=path, key="data.path")
+        copies.append(copied(scratch) / f"{path.lstrip('/')}.jsonl")
+        sheets.lines(path, options, copies[-1])
+    sql, keys, written = documents.relation(con, [_escape(str(copy)) for copy in copies], {}, lines=True)
+    return Relation(sql, what, tuple(paths), keys=keys, written=written)
+
+
+def _in_utf8(paths: list[str], options: Mapping[str, Any], scratch: Path) -> tuple[list[str], bool]:
+    """Files in another encoding as copies in UTF-8; and whether `options.encoding` has been seen to."""
+    given = options.get("encoding")
+    if given is not None and (not encodings.known(str(given)) or "compression" in options):
+        return paths, False  # DuckDB may know it
+    read = []
+    for path in paths:
+        if REMOTE.match(path) or path.endswith((".zst", ".zstd")):
+            if given is not None:
+                return paths, False
+            read.append(path)
             continue
-        with Path(path).open("rb") as file:
-            mark = file.read(2)
-        if mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            hint = (
-                "save the file as UTF-8"
-                if kind in ("jsonl", "json")
-                else "set data.options={encoding: utf-16}, or save it as UTF-8"
-            )
-            raise DataError("the file is UTF-16", where=path, next_command=hint, key="data.path")
+        encoding = str(given) if given is not None else encodings.marked(path)
+        if encoding is not None and not encodings.is_utf8(encoding):
+            copy = copied(scratch) / re.sub(r"\.(gz|bz2)$", "", path.lstrip("/"))
+            encodings.utf8(path, encoding, copy)
+            path = str(copy)
+        read.append(path)
+    return read, given is not None
+
+
+def copied(scratch: Path) -> Path:
+    """Where copies of files are, below it as they are in the root folder: errors name the file itself."""
+    return scratch / "copies"
 
 
 def _expand(con: duckdb.DuckDBPyConnection, path: str, root: Path) -> list[str]:
@@ -189,7 +220,7 @@ def _format_of(paths: Sequence[str], what: str) -> str:
     if kind is None:
         raise DataError(
             f"data.path: the format of {what} cannot be told from its name",
-            next_command="set data.format to csv, tsv, jsonl, json or parquet",
+            next_command="set data.format to csv, tsv, jsonl, json, parquet or xlsx",
         )
     return kind
 
@@ -215,8 +246,8 @@ def _without_bom(path: str, scratch: Path) -> str:
     with Path(path).open("rb") as file:
         if file.read(3) != b"\xef\xbb\xbf":
             return path
-        scratch.mkdir(parents=True, exist_ok=True)
-        copy = scratch / f"no-bom-{len(list(scratch.iterdir()))}-{Path(path).name}"
+        copy = copied(scratch) / path.lstrip("/")
+        copy.parent.mkdir(parents=True, exist_ok=True)
         with copy.open("wb") as out:
             while block := file.read(1 << 20):
                 out.write(block)

@@ -20,7 +20,7 @@ from batchling.errors import DataError, DiskError
 from batchling.source import delimited, faults
 from batchling.source.digest import digest
 from batchling.source.documents import WRITTEN
-from batchling.source.relation import Relation, needs_network, relation
+from batchling.source.relation import Relation, copied, needs_network, relation
 from batchling.source.types import exact, shape, storable
 from batchling.spec import DataConfig
 from batchling.written import Shape, loads
@@ -107,7 +107,12 @@ def snapshot(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".reading-", dir=folder) as scratch:
-            return _with_memory(data, lambda mb: _write(data, root, folder, Path(scratch), run_lookup, needed, mb))
+            try:
+                return _with_memory(data, lambda mb: _write(data, root, folder, Path(scratch), run_lookup, needed, mb))
+            except DataError as error:
+                if error.where is not None:
+                    error.where = error.where.replace(str(copied(Path(scratch))), "")
+                raise
     except OSError as error:
         raise DiskError(f"the rows cannot be written: {error.strerror or error}", where=str(folder)) from error
 
@@ -317,7 +322,8 @@ def _chosen(
     import duckdb
 
     position = _free("position", columns)
-    name = f"{position}::VARCHAR" if data.id is None else _id_text(con, data.id, sql, source)
+    named = next((c for c in columns if c.name == data.id), None)
+    name = f"{position}::VARCHAR" if named is None else _id_text(con, named, sql, source)
     also = f", {WRITTEN} AS written" if source.written else ""
     fields = ", ".join(f"{identifier(c.name)} := {identifier(c.name)}" for c in columns)
     numbered = f"SELECT *, row_number() OVER () - 1 AS {position} FROM ({sql})"
@@ -341,15 +347,18 @@ def _chosen(
     return picked
 
 
-def _id_text(con: duckdb.DuckDBPyConnection, name: str, sql: str, source: Relation) -> str:
+def _id_text(con: duckdb.DuckDBPyConnection, id_column: Column, sql: str, source: Relation) -> str:
     """The expression for a row's id: its text as it was written."""
-    plain = f"{identifier(name)}::VARCHAR"
-    if not source.written:
+
+    def read(json: str) -> str:
+        return f"CASE WHEN starts_with({json}, '\"') THEN {json}::JSON ->> '$' ELSE {json} END"
+
+    plain = f"{identifier(id_column.name)}::VARCHAR"
+    if id_column.type == "JSON":
+        plain = read(plain)
+    if not source.written or id_column.name not in _texts(con, sql, WRITTEN):
         return plain
-    if name not in _texts(con, sql, WRITTEN):
-        return plain
-    text = f"{WRITTEN}.{identifier(name)}"
-    return f"coalesce(CASE WHEN starts_with({text}, '\"') THEN {text}::JSON ->> '$' ELSE {text} END, {plain})"
+    return f"coalesce({read(f'{WRITTEN}.{identifier(id_column.name)}')}, {plain})"
 
 
 def _sampled(con: duckdb.DuckDBPyConnection, data: DataConfig, picked: str) -> str:

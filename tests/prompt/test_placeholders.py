@@ -83,9 +83,18 @@ def test_a_value_is_never_a_template(value: str) -> None:
     assert render("<{text}>", text=value, name="secret") == f"<{value}>"
 
 
-def test_a_columns_name_in_braces_that_is_no_placeholder_is_found() -> None:
-    columns = ["text", "my text", "né-e", "a.b", "unused one"]
-    assert mistakable(["{text} {my text} {né-e} {a.b}", "{{name}}"], columns) == ["my text", "né-e"]
+def test_a_columns_name_with_braces_is_no_placeholder_and_is_found() -> None:
+    assert mistakable(["{text} {a{b} {my text}", "{{name}}"], ["text", "my text", "a{b", "c}"]) == ["a{b"]
+
+
+def test_a_column_is_a_placeholder_under_its_exact_name() -> None:
+    columns = ["Product Name", "né-e", "Product Name (EU)", "a.b", "2024"]
+    values = ["pen", "ü", "Stift", "dot", "year"]
+    template = "{Product Name}|{Product Name (EU)}|{né-e}|{a.b}|{2024}|{{Product Name}}|{{{né-e}}}|{Product  Name}|{product name}"
+    (text,) = compile_prompt([("user", template)], "format", columns).texts(dict(zip(columns, values, strict=True)))
+    assert text == "pen|Stift|ü|dot|year|{Product Name}|{ü}|{Product  Name}|{product name}"
+    (text,) = compile_prompt([("user", '{"2024": 1} {2024}')], "format", columns).texts({"2024": "x"})
+    assert text == '{"2024": 1} x'
 
 
 @given(st.text(alphabet="{}[]. 01\n\"'%$\\-", max_size=40))

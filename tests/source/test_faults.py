@@ -48,15 +48,6 @@ def test_empty_ids_are_shown_with_their_positions(tmp_path: Path) -> None:
     assert refused(tmp_path, rows=[{"id": None, "x": 1}, {"id": "a", "x": 2}], id="id").count("position 0") == 1
 
 
-def test_a_utf16_file_says_so(tmp_path: Path) -> None:
-    for encoding in ("utf-16-le", "utf-16-be"):
-        text = "\ufeffa\tb\nx\t1\n".encode(encoding)
-        told = refused(tmp_path, path=write(tmp_path / "a.tsv", text))
-        assert "the file is UTF-16" in told and "data.options={encoding: utf-16}" in told
-        told = refused(tmp_path, path=write(tmp_path / "a.jsonl", '\ufeff{"a": 1}\n'.encode(encoding)))
-        assert "the file is UTF-16" in told and "next: save the file as UTF-8" in told
-
-
 def test_a_missing_column_is_named_with_the_nearest_and_all(tmp_path: Path) -> None:
     name = write(tmp_path / "a.csv", "ticket,Text\n1,x\n")
     assert "no column 'tiket'; did you mean 'ticket'? The columns are: ticket, Text" in refused(
@@ -93,12 +84,53 @@ def test_bad_encoding_names_file_line_and_what_to_set(tmp_path: Path) -> None:
     text = refused(tmp_path, path=name)
     assert "not UTF-8" in text
     assert "a.csv, line 3" in text
-    assert "encoding: latin-1" in text
+    assert "encoding: windows-1252" in text
     far = write(tmp_path / "b.csv", b"id,text\n" + b"1,ok\n" * 50_000 + b"2,caf\xe9\n")
     assert "b.csv, line 50002" in refused(tmp_path, path=far)
     text = refused(tmp_path, path=write(tmp_path / "a.jsonl", b'{"a":"ok"}\n{"a":"caf\xe9"}\n'))
     assert "not UTF-8" in text
     assert "a.jsonl, line 2" in text
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("windows-1252", "“Café” – 5 €"),
+        ("shift_jis", "これは日本語のテキストです"),
+        ("gb18030", "这是一个中文文本，北京欢迎你"),
+        ("windows-1251", "Привет мир и как дела"),
+        ("euc_kr", "안녕하세요 세계"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_the_encoding_that_an_error_advises_works(tmp_path: Path, encoding: str, text: str, name: str) -> None:
+    rows = f"id,text\n1,{text}\n" if name == "a.csv" else f'{{"text":"{text}"}}\n'
+    write(tmp_path / name, rows.encode(encoding))
+    assert f"set data.options: {{encoding: {encoding}}}" in refused(tmp_path, path=name)
+    snap = snapshot(DataConfig(path=name, options={"encoding": encoding}), tmp_path, tmp_path / "out")
+    assert [row[2] for batch in read(snap.path, ["text"]) for row in batch] == [text]
+
+
+def test_an_encoding_that_does_not_fit_names_the_line(tmp_path: Path) -> None:
+    lines = "id,text\n1,ok\n2,“x”\n".encode("windows-1252")
+    told = refused(tmp_path, path=write(tmp_path / "a.csv", lines), options={"encoding": "latin-1"})
+    assert "0x93" in told and "a.csv, line 3" in told and "encoding: windows-1252" in told
+    told = refused(tmp_path, path="a.csv", options={"encoding": "shift_jis"})
+    assert "the file is not shift_jis" in told and f"[{tmp_path}/a.csv, line 3]" in told
+    write(tmp_path / "b.csv", b"id,text\n1,x\n2,y,z\n")
+    told = refused(tmp_path, path="b.csv", options={"encoding": "windows-1252"})
+    assert f"[{tmp_path}/b.csv, line 3]" in told, "the copy in UTF-8 is nobody's business"
+
+
+@pytest.mark.parametrize(
+    ("above", "skip"),
+    [("Report 2024\n", 1), ("Report 2024\n\n", 2), ("# exported\n# by, me\n", 2), ("\n\n", 2), ("# a; b\n", 1)],
+)
+def test_what_stands_above_a_header_is_skipped_as_the_error_says(tmp_path: Path, above: str, skip: int) -> None:
+    name = write(tmp_path / "a.csv", above + "id,text,n\n1,x,2\n2,y,3\n")
+    assert f"set data.options: {{skip: {skip}}}" in refused(tmp_path, path=name)
+    snap = snapshot(DataConfig(path=name, options={"skip": skip}), tmp_path, tmp_path / "out")
+    assert [row[2:] for batch in read(snap.path, ["id", "text"]) for row in batch] == [(1, "x"), (2, "y")]
 
 
 def test_an_encoding_that_is_given_is_used(tmp_path: Path) -> None:

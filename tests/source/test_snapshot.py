@@ -394,7 +394,23 @@ def test_wildcards_below_folders_with_brackets_in_their_names(tmp_path: Path) ->
     assert inside.rows == outside.rows == 2
 
 
-def test_a_utf16_file_is_read_when_it_is_said(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_bytes("\ufeffa,b\nü,1\n".encode("utf-16-le"))
-    made = snapshot(DataConfig(path="a.csv", options={"encoding": "utf-16"}), tmp_path, tmp_path / "out")
-    assert rows(made, "a", "b") == [(0, "0", "ü", 1)]
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_a_byte_order_mark_says_the_encoding(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.csv").write_bytes("\ufeffa,b\nü,1\n".encode(encoding))
+    (tmp_path / "a.jsonl").write_bytes('\ufeff{"a": "ü", "b": 1}\n'.encode(encoding))
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress((tmp_path / "a.csv").read_bytes()))
+    for name in ("a.csv", "a.jsonl", "a.csv.gz"):
+        assert rows(take(tmp_path, path=name), "a", "b") == [(0, "0", "ü", 1)]
+    assert rows(take(tmp_path, path="a.csv", options={"encoding": "utf-16"}), "a", "b") == [(0, "0", "ü", 1)]
+
+
+@pytest.mark.parametrize("line", ["sep=;\n", '"sep=;"\r\n', "SEP=;\n"])
+def test_a_line_that_names_the_separator(tmp_path: Path, line: str) -> None:
+    end = line[-2:] if "\r" in line else "\n"
+    name = write(tmp_path / "a.csv", line + end.join(["id;text", "1;x, y", "2;z", ""]))
+    assert rows(take(tmp_path, path=name), "id", "text") == [(0, "0", 1, "x, y"), (1, "1", 2, "z")]
+
+
+def test_comments_are_left_out_when_their_sign_is_given(tmp_path: Path) -> None:
+    name = write(tmp_path / "a.csv", "# exported\nid,text\n# more\n1,x\n")
+    assert rows(take(tmp_path, path=name, options={"comment": "#"}), "text") == [(0, "0", "x")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from batchling.config import from_values
+from batchling.errors import DataError
 from batchling.prompt import compile_prompt, value_text
 from batchling.request import RequestBuilder
 from batchling.source import read, snapshot
@@ -23,7 +25,7 @@ from batchling.spec import DataConfig
 COLUMNS = ("a", "b", "Name", "name")
 
 QUICK = settings(
-    max_examples=12,
+    max_examples=8,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # an example takes a while, and is small already
     suppress_health_check=[HealthCheck.too_slow],
@@ -97,7 +99,8 @@ def tables(draw: st.DrawFn, cells: st.SearchStrategy[Any] = values) -> list[dict
     """Rows that name themselves; some lack columns, others have nulls."""
     rows = draw(st.lists(st.dictionaries(st.sampled_from(COLUMNS), cells), min_size=2, max_size=5))
     ids = draw(st.lists(st.integers(0, 10**6) | st.sampled_from([2**63, 10**25]), min_size=5, max_size=5, unique=True))
-    return [{"id": Number(i), **row} for i, row in zip(ids, rows, strict=False)]
+    kinds = draw(st.lists(st.sampled_from([Number, str]), min_size=5, max_size=5))
+    return [{"id": kind(i), **row} for kind, i, row in zip(kinds, ids, rows, strict=False)]
 
 
 def seen(data: Mapping[str, Any], folder: Path) -> dict[str, tuple[dict[str, str], str]]:
@@ -220,7 +223,7 @@ PARQUET = {
 }
 
 
-@settings(QUICK, max_examples=6)
+@settings(QUICK, max_examples=3)
 @pytest.mark.parametrize("kind", PARQUET)
 @given(data=st.data())
 def test_parquet(kind: str, data: st.DataObject) -> None:
@@ -284,3 +287,58 @@ def test_names_that_differ_in_case_are_two_placeholders(tmp_path: Path) -> None:
     lines = '{"Name": "A"}\n{"name": 1.0}\n'
     assert one(tmp_path, "r.jsonl", lines, "{Name}|{name}") == [("0", "A|"), ("1", "|1.0")]
     assert one(tmp_path, "r.jsonl", lines, "{Name}|{name_1}") == [("0", "A|"), ("1", "|1.0")]
+
+
+SHEET = """<?xml version="1.0"?>
+<office:document-content xmlns:office="urn:oasis:names:tc:opendocument:xmlns:office:1.0"
+ xmlns:table="urn:oasis:names:tc:opendocument:xmlns:table:1.0" xmlns:text="urn:oasis:names:tc:opendocument:xmlns:text:1.0"
+ office:version="1.2"><office:body><office:spreadsheet>{tables}</office:spreadsheet></office:body></office:document-content>"""
+
+
+def spreadsheet(path: Path, **sheets: Sequence[Sequence[str]]) -> str:
+    """An OpenDocument spreadsheet; a cell is written as its XML attributes and its text: `float:3`."""
+    tables = ""
+    for name, rows in sheets.items():
+        tables += f'<table:table table:name="{name}">'
+        for row in rows:
+            tables += "<table:table-row>"
+            for cell in row:
+                kind, _, value = cell.partition(":")
+                given = {"date": "date-value", "time": "time-value", "boolean": "boolean-value"}.get(kind, "value")
+                held = f' office:value-type="{kind}"' + (f' office:{given}="{value}"' if kind != "string" else "")
+                tables += f"<table:table-cell{held if kind else ''}><text:p>{value}</text:p></table:table-cell>"
+            tables += "</table:table-row>"
+        tables += "</table:table>"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("mimetype", "application/vnd.oasis.opendocument.spreadsheet")
+        file.writestr("META-INF/manifest.xml", "<manifest/>")
+        file.writestr("content.xml", SHEET.format(tables=tables))
+    return path.name
+
+
+def test_a_spreadsheet(tmp_path: Path) -> None:
+    head = ["string:id", "string:a", "string:Unit Price", "string:day", "string:ok"]
+    name = spreadsheet(
+        tmp_path / "r.ods",
+        First=[
+            head,
+            ["string:007", "float:3", "float:2.5", "date:2024-01-02", "boolean:true"],
+            ["float:8", "string:x", "float:4", "date:2024-01-02T09:05:00", ""],
+        ],
+        Second=[["string:A report"], head, ["float:1", "float:0.1", "", "", ""]],
+    )
+    template = "{a}|{Unit Price}|{day}|{ok}"
+    assert shown(tmp_path, template, path=name, id="id") == [
+        ("007", "3|2.5|2024-01-02|true"),
+        ("8", "x|4|2024-01-02 09:05:00|"),
+    ]
+    second: dict[str, Any] = {"path": name, "options": {"sheet": "Second"}}
+    with pytest.raises(DataError, match=r"set data.options: \{skip: 1\}"):
+        shown(tmp_path, "{a}", **second)
+    second["options"]["skip"] = 1
+    assert shown(tmp_path, "{a}", **second) == [("0", "0.1")]
+    with pytest.raises(DataError, match="did you mean 'Second'"):
+        shown(tmp_path, path=name, options={"sheet": "second"})
+    (tmp_path / "no.xlsx").write_bytes(b"not a zip")
+    with pytest.raises(DataError, match=r"cannot be read.*no\.xlsx"):
+        shown(tmp_path, path="no.xlsx")
