@@ -90,10 +90,9 @@ class SimProvider:
         limit = faults.enqueued_tokens
         if limit is not None and faults.limit_at_once:
             probe = sum(b.tokens for b in server.batches.values() if b.ours and not b.over)
-            if probe + submission.requests * 10 > limit:
+            if probe + submission.requests * server.least_tokens > limit:
                 self.chaos.faults["token limit at once"] += 1
-                text = f"Enqueued token limit reached. Limit: {limit:,} enqueued tokens."
-                raise CallRefused(text, status=400, code="token_limit_exceeded")
+                raise CallRefused(server.limit_text(limit), status=400, code="token_limit_exceeded")
         twice = fault("create twice", faults.create_twice)
         if twice:
             server.make(file_id, metadata)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,17 @@ ANSWER_TOKENS = 5
 """Output tokens of each answer."""
 
 VALIDATING_SECONDS = 30.0
+
+SPELLINGS: Mapping[str, Callable[[int], str]] = {
+    "1,000": lambda n: f"{n:,}",
+    "1000": str,
+    "1.000": lambda n: f"{n:,}".replace(",", "."),
+    "1 000": lambda n: f"{n:,}".replace(",", " "),
+    "1K": lambda n: f"{n / 1000:g}K",
+    "0.001M": lambda n: f"{n / 1_000_000:g}M",
+    "1 thousand": lambda n: f"{n / 1000:g} thousand",
+}
+"""How providers write a number of tokens."""
 
 ALIAS = "enc-"
 """How an id begins that a gateway made of another."""
@@ -124,6 +135,8 @@ class SimServer:
         strangers: rows of other people that its list always has.
         ids: how files are named: `new` (no id twice), `content` (equal bytes, equal id) or `counter` (the number of a
             deleted file is given to the next one).
+        least_tokens: prompt tokens of its smallest request.
+        spelling: how it writes a number of tokens in a refusal: a name in `SPELLINGS`.
     """
 
     time: SimTime
@@ -133,6 +146,8 @@ class SimServer:
     lies: tuple[Lie, ...] = ()
     strangers: int = 0
     ids: str = "new"
+    spelling: str = "1,000"
+    least_tokens: int = 10
     files: dict[str, bytes] = field(default_factory=dict)
     deleted: set[str] = field(default_factory=set)
     damaged: set[str] = field(default_factory=set)
@@ -385,8 +400,8 @@ class SimServer:
         match batch.ending:
             case "throttled":
                 batch.status = "failed"
-                text = f"Enqueued token limit reached for sim. Limit: {self.faults.enqueued_tokens:,} enqueued tokens."
-                batch.errors = (BatchError("token_limit_exceeded", text),)
+                assert self.faults.enqueued_tokens is not None
+                batch.errors = (BatchError("token_limit_exceeded", self.limit_text(self.faults.enqueued_tokens)),)
             case "failed":
                 batch.status = "failed"
                 batch.errors = (BatchError("internal_error", "something broke before it began"),)
@@ -398,6 +413,10 @@ class SimServer:
             case _:
                 batch.status = batch.ending if batch.ending in ("expired", "cancelled") else "completed"
                 self._answer(batch)
+
+    def limit_text(self, limit: int) -> str:
+        """The refusal of a batch for the tokens that may wait at once."""
+        return f"Enqueued token limit reached for sim. Limit: {SPELLINGS[self.spelling](limit)} enqueued tokens."
 
     def _answer(self, batch: SimBatch) -> None:
         rng, faults = self.rng, self.faults

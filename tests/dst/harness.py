@@ -32,6 +32,7 @@ from batchling.runner.session import LaneKit, Session
 from batchling.runner.shards import LaneShape, ShardWriter
 from batchling.testing import Chaos, Faults, Killed, Lie, Overrun, SimClock, SimDisk, SimProvider, SimServer, SimTime
 from batchling.testing.lies import BATCH, FILE, FOR_A_TIME, LAPSES, ROW
+from batchling.testing.server import SPELLINGS
 
 SETTLE = 900.0
 TOKENS = 10
@@ -51,6 +52,7 @@ class World:
         twice_by_gateway: one request may be sent on twice, by somebody between us and the provider.
         wrong_clocks: each process's clock is wrong in its own way, and replies are often lost.
         lanes: how many lanes (provider, endpoint and model) a plan has; a sweep over models and providers has many.
+        tokens: prompt tokens of a message. Limits are written as providers write them where these are thousands.
         lies: what is said that is not so: in the `list`, of a `batch` and its files, or by `forget`ting them.
     """
 
@@ -63,6 +65,7 @@ class World:
     wrong_clocks: bool = False
     lanes: tuple[int, ...] = (1, 1, 2)
     lies: tuple[str, ...] = ()
+    tokens: int = TOKENS
 
 
 WORLDS = {
@@ -79,6 +82,7 @@ WORLDS = {
         World("lying-batch", lag=800.0, late=20 * 3600.0, lies=("batch", "file")),
         World("liar", lag=800.0, late=20 * 3600.0, lanes=(1, 2, 3), lies=("list", "batch", "file")),
         World("forgetful", lag=800.0, late=20 * 3600.0, resubmit_usd=Decimal(0), lies=("forget",)),
+        World("limits", lag=800.0, late=800.0, tokens=10_000),
         World("same-ids", lag=800.0, late=800.0, lies=("ids",)),
     )
 }
@@ -164,7 +168,7 @@ def draw_faults(rng: random.Random, world: World) -> Faults:
         fence_lost=rate(0.2, 0.5),
         fence_unheard=rate(0.2, 0.5),
         cancel_lost=rate(0.2, 0.5),
-        enqueued_tokens=rng.choice((40, 60, 100, 200)) if rng.random() < 0.3 else None,
+        enqueued_tokens=rng.choice((4, 6, 10, 20)) * world.tokens if rng.random() < 0.3 else None,
         limit_at_once=rng.random() < 0.3,
         batch_expired=rate(0.1, 0.4),
         batch_failed=rate(0.1, 0.3),
@@ -266,6 +270,8 @@ class Schedule:
         own_faults = faults is not None
         self.faults = faults or draw_faults(rng, world)
         groups = ["a"] if rng.random() < 0.6 else ["a", "b"]
+        if world.tokens != TOKENS and self.faults.enqueued_tokens is None:
+            self.faults = replace(self.faults, enqueued_tokens=rng.choice((4, 6, 10)) * world.tokens)
         if world.wrong_clocks:
             self.faults = replace(self.faults, create_unheard=0.5, list_lag_seconds=world.lag, list_down=0.0)
             self.chaos.kill_rate, self.chaos.sleep_weight, self.chaos.max_kills = 0.01, 60.0, 4
@@ -274,7 +280,9 @@ class Schedule:
                 self.time,
                 f"{name}/{group}",
                 self.faults,
-                tokens=lambda body: TOKENS * len(body["messages"]),
+                tokens=lambda body: world.tokens * len(body["messages"]),
+                spelling=rng.choice(tuple(SPELLINGS)) if world.tokens >= 1000 else "1,000",
+                least_tokens=world.tokens,
             )
             for group in groups
         }
@@ -286,8 +294,8 @@ class Schedule:
                 if "ids" in world.lies:
                     server.ids = rng.choice(("content", "counter"))
         self.parsed: tuple[bytes, list[dict[str, Any]]] = (b"", [])
-        scale = rng.choice((1.0, 1.0, 8.0))
-        self.price = Price(1000.0 * scale, 10_000.0 * scale)
+        scale = rng.choice((1.0, 1.0, 8.0)) * TOKENS / world.tokens
+        self.price = Price(1000.0 * scale, 10_000.0 * scale * world.tokens / TOKENS)
         self.attempts = rng.randint(1, 3)
         repairs = rng.random() < 0.6
         lanes = rng.choice(world.lanes)
@@ -318,7 +326,7 @@ class Schedule:
                 key = "k1-" + hashlib.sha256(f"{number}/{row}".encode()).hexdigest()[:40]
                 body = b'{"model":"sim","messages":[{"role":"user","content":"row %d"}]}' % row
                 self.rows.append((number, key, body))
-        self.tokens = TOKENS if tokens_known else None
+        self.tokens = world.tokens if tokens_known else None
         self.repair = repair if repairs else None
         all_worst = sum(
             (self.worst(sum(1 for n, _, _ in self.rows if n == number), None) or Decimal(0) for number in range(lanes)),
@@ -339,7 +347,7 @@ class Schedule:
 
     def worst(self, requests: int, tokens: int | None) -> Decimal | None:
         # Where tokens are not counted the price is taken for more tokens than any request of this world has.
-        counted = requests * 60 if tokens is None else tokens
+        counted = requests * 6 * self.world.tokens if tokens is None else tokens
         return cost.usd(self.price, counted, requests * WORST_OUTPUT_TOKENS)
 
     # The plan's life.
@@ -464,6 +472,8 @@ class Schedule:
         session.record({"kind": "session", "fingerprints": {}})
         if self.cancel_at and number >= self.cancel_at and not state.cancel_requested:
             session.record({"kind": "cancel_requested"})
+        if self.rng.random() < 0.1:
+            self._impossible(session)
         detach = self.detach and self.rng.random() < 0.5
         ended = loop.drive(session, detach=detach)
         if ended == "parked":
@@ -474,6 +484,17 @@ class Schedule:
         journal.close()
         lock.release()
         return ended
+
+    def _impossible(self, session: Session) -> None:
+        """An event that may not follow is refused, and leaves no trace."""
+        for shard, attempt in session.state.attempts():
+            if attempt.phase in UNSENT:
+                where = {"shard": shard.number, "attempt": attempt.number}
+                try:
+                    session.record({"kind": "ended", **where, "reason": "completed"})
+                except InvariantError:
+                    return
+                raise Broken("an event that may not follow was taken")
 
     def _plan(self, journal: Journal, clock: SimClock) -> None:
         writer = ShardWriter(self.disk, self.folder, self.shapes, first=1, row_attempt=1, kind="first")

@@ -11,12 +11,26 @@ import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from batchling import journal, ledger
+from batchling.api import pruning
+from batchling.disk import Disk
 from batchling.errors import CallAmbiguous
 from batchling.models import Batch, Submission
-from batchling.runner import adoption, fetching, gathering, loop, polling, reading, replanning, submission
+from batchling.runner import (
+    adoption,
+    awaiting,
+    fetching,
+    gathering,
+    loop,
+    planning,
+    polling,
+    reading,
+    replanning,
+    submission,
+)
 from batchling.runner import session as sessions
 from batchling.runner.session import Session
 from batchling.testing import provider as simulated
@@ -86,6 +100,39 @@ def _three_posts() -> Callable[[], None]:
         return once(self, submission, file_id, window)
 
     return replaced(simulated.SimProvider, "create", create)
+
+
+def both(
+    first: Callable[[], Callable[[], None]], second: Callable[[], Callable[[], None]]
+) -> Callable[[], Callable[[], None]]:
+    """A mutant in two places."""
+
+    def apply() -> Callable[[], None]:
+        restores = [first(), second()]
+
+        def restore() -> None:
+            for each in restores:
+                each()
+
+        return restore
+
+    return apply
+
+
+def _no_lock_for_claims() -> Callable[[], None]:
+    """`runs/lock` is taken by nobody, so two plans can be made at once."""
+
+    @contextmanager
+    def unlocked(disk: Disk, runs: Path) -> Iterator[None]:
+        yield
+
+    restores = [replaced(owner, "runs_locked", unlocked) for owner in (planning, awaiting, pruning)]
+
+    def restore() -> None:
+        for each in restores:
+            each()
+
+    return restore
 
 
 MUTANTS = [
@@ -237,6 +284,72 @@ MUTANTS = [
     Mutant(
         "answered rows are asked again",
         without(reading, "retriable", ('return document["outcome"] in RETRIED', "return True")),
+    ),
+    Mutant(
+        "a row of the list ends a batch",
+        without(
+            polling,
+            "_hint",
+            (
+                "    look = session.looks[batch_id]\n",
+                "    if row.terminal:\n        ended(session, *out.pop(batch_id), row)\n        return True\n"
+                "    look = session.looks[batch_id]\n",
+            ),
+        ),
+        ("lying-list",),
+    ),
+    Mutant(
+        "an alias is cancelled as a duplicate",
+        without(
+            adoption,
+            "_take",
+            ("if batch.id == known.batch_id:", "if False:"),
+            ("relation(batch, batch_id, other, known.batch_id) is Relation.ALIAS", "False"),
+        ),
+        ("lying-list",),
+    ),
+    Mutant(
+        "a row is adopted without a GET of it",
+        without(
+            adoption,
+            "_take",
+            ("        batch = _get(session, group, batch_id)\n", "        batch = Batch(batch_id, 'validating')\n"),
+        ),
+        ("lying-list",),
+    ),
+    Mutant(
+        "fewer answers than announced are taken at once",
+        without(fetching, "_weigh", ("elif announced is not None and not enough:", "elif False:")),
+        ("lying-batch", "bounded"),
+    ),
+    Mutant(
+        "an event is appended before it is checked",
+        without(
+            sessions,
+            "write",
+            (
+                "        check(state, journal.line(event, ts=ts))\n        for line in journal.append([event], ts=ts):\n",
+                "        for line in journal.append([event], ts=ts):\n            check(state, line)\n",
+            ),
+        ),
+    ),
+    Mutant("claims are not taken under the lock", _no_lock_for_claims, ("plans",)),
+    Mutant(
+        "a plan does not see what another one is buying",
+        without(planning, "known_keys", ("Known(claimed=claimed(disk, runs))", "Known()")),
+        ("plans",),
+    ),
+    Mutant(
+        "a plan that waits buys anyway",
+        both(
+            without(awaiting, "take_over", ("and _is_buying(session.disk, other):", "and False:")),
+            without(
+                awaiting,
+                "_settle",
+                ("{} if session.state.cancel_requested else claimed(disk, workspace.runs, but=folder.plan_id)", "{}"),
+            ),
+        ),
+        ("plans",),
     ),
 ]
 

@@ -261,7 +261,10 @@ class House:
 
     def _live(self) -> None:
         todo = self.todo
-        todo += [self.time.now + self.rng.choice((0.0, 30.0, 3_600.0, 30_000.0)) for _ in range(self.rng.randint(2, 6))]
+        todo += [
+            self.time.now + self.rng.choice((0.0, 30.0, 600.0, 3_600.0, 30_000.0))
+            for _ in range(self.rng.randint(2, 6))
+        ]
         rounds = 0
         while True:
             todo.sort()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.dst.harness import run_schedule
 from tests.dst.mutants import MUTANTS, Mutant, applied
+from tests.dst.test_schedules import play
 
 pytestmark = pytest.mark.dst
 
@@ -17,7 +17,7 @@ def caught(mutant: Mutant) -> tuple[str, int, str] | None:
     with applied(mutant):
         for seed in range(SEEDS):
             for world in mutant.worlds:
-                result = run_schedule(world, seed)
+                result = play(world, seed)
                 if result.problems:
                     return world, seed, result.problems[0]
     return None
@@ -31,7 +31,7 @@ def test_a_removed_safety_is_noticed(mutant: Mutant) -> None:
 def test_the_harness_itself_reports_nothing_when_nothing_is_removed() -> None:
     nothing = Mutant("nothing", lambda: lambda: None)
     with applied(nothing):
-        assert not any(run_schedule(world, seed).problems for world in nothing.worlds for seed in range(20))
+        assert not any(play(world, seed).problems for world in nothing.worlds for seed in range(20))
 
 
 def test_there_are_at_least_nine() -> None:
