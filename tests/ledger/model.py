@@ -1,9 +1,10 @@
 """The submission protocol as a small state machine, explored completely.
 
 One shard, three attempts, two crashes anywhere, two faults (a reply or a request that is lost, a request that is
-delayed, a definite refusal), any delay of requests and of the list. What is left out is what money does not depend
-on: results, budgets, several shards. Time is abstracted to the one thing that settling is for: when it is over,
-the list shows every batch that was made before the input file was deleted.
+delayed, a definite refusal, a file that is not deleted, a list that leaves batches out), any delay of requests and of
+the list. What is left out is what money does not depend on: results, budgets, several shards. Time is abstracted to
+the one thing that settling is for: when it is over, a list that works shows every batch that was made before the input
+file was deleted. A list that leaves batches out is one that lacks others of ours, which are known to be there.
 """
 
 from __future__ import annotations
@@ -17,10 +18,17 @@ ATTEMPTS = 3
 CRASHES = 2
 FAULTS = 2
 
+OVER = ("created", "parked", "unclear")
+"""Phases in which nothing more is done: it is recorded, or a person decides (`unclear`: nothing proves its absence)."""
+
 
 @dataclass(frozen=True)
 class Protocol:
-    """The protocol, or a variant with one of its safeties taken out."""
+    """The protocol, or a variant with one of its safeties taken out.
+
+    `presume_unfenced`: absence is assumed although the input file could not be deleted. `believe_short_list`: it is
+    assumed of a list in which batches are missing that are known to be there.
+    """
 
     name: str
     fence: bool = True
@@ -29,6 +37,8 @@ class Protocol:
     durable_intent: bool = True
     ambiguous_is_refused: bool = False
     second_look: bool = True
+    presume_unfenced: bool = False
+    believe_short_list: bool = False
 
 
 class Shard(NamedTuple):
@@ -67,7 +77,7 @@ def put(values: tuple[int, ...], place: int, value: int) -> tuple[int, ...]:
 def steps(s: Shard, p: Protocol) -> Iterator[Shard]:
     """Every state that can come next."""
     yield from _world(s)
-    if s.crashes and s.phase not in ("created", "parked"):
+    if s.crashes and s.phase not in OVER:
         yield from _crashes(s, p)
     n = s.attempt
     if s.call == "sending":
@@ -88,16 +98,26 @@ def steps(s: Shard, p: Protocol) -> Iterator[Shard]:
             yield s._replace(phase="created")
         elif p.fence:
             yield s._replace(files=_flag(s.files, n, False), call="deleted")
+            if s.faults:
+                yield s._replace(phase="unfenced", faults=s.faults - 1)  # the provider does not delete it
         else:
             yield s._replace(phase="fenced")
-    elif s.phase == "fenced":
+    elif s.phase in ("fenced", "unfenced"):
         settled = s._replace(shown=s.billed, hidden=0) if p.settle else s
         if settled.shown and p.second_look:
             yield settled._replace(phase="created")
+        elif s.phase == "unfenced" and not p.presume_unfenced:
+            yield settled._replace(phase="unclear")
         elif n + 1 < ATTEMPTS:
             yield settled._replace(attempt=n + 1, phase="planned")
         else:
             yield settled._replace(phase="parked")
+        if s.faults:
+            short = s._replace(faults=s.faults - 1)  # the list leaves batches out, this one too if there is one
+            if p.believe_short_list and n + 1 < ATTEMPTS:
+                yield short._replace(attempt=n + 1, phase="planned")
+            else:
+                yield short._replace(phase="unclear")
 
 
 def _flag(values: tuple[bool, ...], place: int, value: bool) -> tuple[bool, ...]:
@@ -168,7 +188,7 @@ def explore(p: Protocol) -> Explored:
         s = queue.popleft()
         twice += s.billed > 1
         following = list(steps(s, p))
-        stuck += not following and s.phase not in ("created", "parked")
+        stuck += not following and s.phase not in OVER
         never_recorded += s.phase == "parked" and not any(s.flying) and s.billed > 0
         for after in following:
             if after not in seen:
@@ -185,6 +205,8 @@ VARIANTS = (
     Protocol("without the second look at the list", second_look=False),
     Protocol("without an fsync of the intent", durable_intent=False),
     Protocol("an ambiguous answer taken for a refusal", ambiguous_is_refused=True),
+    Protocol("absence assumed without a confirmed deletion", presume_unfenced=True),
+    Protocol("absence assumed of a list that lacks known batches", believe_short_list=True),
 )
 
 
