@@ -9,7 +9,8 @@ from __future__ import annotations
 import base64
 import html
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -156,3 +157,47 @@ def _forms(secret: str) -> Iterable[tuple[str, int]]:
             encoded = encode(b"\0" * shift + raw).decode()
             whole = encoded[(0, 2, 3)[shift] : (shift + len(raw)) * 8 // 6]
             yield whole, 12
+
+
+URL = re.compile(r"""\b[a-z][a-z0-9+.-]*://[^\s'"<>|\\^`{}]+""", re.IGNORECASE)
+
+MARK = "?…"
+"""Takes the place of a data URL's query."""
+
+
+def urls_in(value: Any) -> list[str]:
+    """The URLs with a query (which may be a signature) in plain values, the longest first."""
+    found = {url for text in _texts(value) for url in URL.findall(text) if "?" in url}
+    return sorted(found, key=len, reverse=True)
+
+
+def cut(text: str, urls: Sequence[str]) -> str:
+    """A text without the queries of these URLs."""
+    for url in urls:
+        head, _, query = url.partition("?")
+        text = text.replace(url, head + MARK)
+        if len(query) >= 8:
+            text = text.replace(query, MARK.removeprefix("?"))
+    return text
+
+
+def cut_all(value: Any, urls: Sequence[str]) -> Any:
+    """Plain values without the queries of these URLs."""
+    if isinstance(value, str):
+        return cut(value, urls)
+    if isinstance(value, dict):
+        return {key: cut_all(child, urls) for key, child in value.items()}
+    if isinstance(value, list):
+        return [cut_all(child, urls) for child in value]
+    return value
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for child in value.values():
+            yield from _texts(child)
+    elif isinstance(value, list):
+        for child in value:
+            yield from _texts(child)

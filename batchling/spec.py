@@ -302,6 +302,9 @@ class Config(Section):
     tokens: Literal["auto", "off"] = Field(default="auto", description="Count tokens, or not.")
     dedupe: bool = Field(default=True, description="false: equal rows are asked separately.")
     repeats: PositiveInt = Field(default=1, description="How often each row is asked.")
+    environment: list[str] = Field(
+        default_factory=list, description="Variables that ${oc.env:NAME} may copy into the config. No secrets."
+    )
     sweep: SweepConfig | None = None
     paths: PathsConfig = PathsConfig()
 

@@ -38,6 +38,7 @@ from batchling.runner.planning import (
     Draft,
     Opened,
     count,
+    data_urls,
     draft,
     estimate_usd,
     find_same,
@@ -48,6 +49,7 @@ from batchling.runner.planning import (
     worst_usd,
 )
 from batchling.runner.session import Observer, Session
+from batchling.scrub import cut
 from batchling.spec import Spec
 from batchling.trust import COMPATIBLE, Origin, recipients, recorded
 
@@ -290,6 +292,7 @@ def run_specs(
     gate: Gate | None = None,
 ) -> Outcome:
     """`run`, for specs that are composed already."""
+    command = cut(command, [url for spec in specs for url in data_urls(spec)])
     gate = gate or Gate()
     workspace = Workspace(runs, gate=gate)
     budgets = [s.config.budget.usd for s in specs if s.config.budget.usd is not None]

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from batchling.config import secret
 from batchling.config.files import PREFIX, FileMissing, Sources
 from batchling.config.module import ImportFailed, load_model
 from batchling.config.origin import Origin, lookup
 from batchling.config.validate import Problem, config_error
+from batchling.errors import ConfigError
+from batchling.scrub import cut, cut_all, urls_in
 from batchling.spec import Config, Spec
 
 
@@ -23,6 +27,7 @@ def build_spec(
     origins: Mapping[str, Origin] | None = None,
     config_files: Sequence[Path] = (),
     import_path: Path | None = None,
+    recorded: bool = False,
 ) -> Spec:
     """Reads prompt and schema files and freezes the run.
 
@@ -33,16 +38,20 @@ def build_spec(
         origins: where each value was set: a reference is relative to that file.
         config_files: the configs it was composed from, recorded too.
         import_path: the project's root, for `package.module:Model`.
+        recorded: it is read from a plan, so nothing of it will be written again.
 
     Raises:
-        ConfigError: a file is missing or broken; all such problems at once.
+        ConfigError: a file is missing or broken; all such problems at once. Or a text that would be written holds the
+            value of a variable whose name tells of a secret.
     """
     origins = origins if origins is not None else {}
     document: dict[str, Any] = config.model_dump(mode="json", by_alias=True)
     document["sweep"] = None  # a point of a sweep is a run like any other
     problems: list[Problem] = []
+    # A query of a data URL may be a signature: the rows are read with it, and nothing that is written or shown has it.
+    urls = [] if recorded else urls_in({k: v for k, v in document["data"].items() if k != "rows"})
     for path in config_files:
-        sources.read(path)
+        sources.read(path, rewrite=partial(_without_queries, urls=urls) if urls else None)
 
     def template(text: str, key: str) -> tuple[str, str]:
         """(the text as recorded, its content)."""
@@ -82,8 +91,14 @@ def build_spec(
         problems.append(Problem(key, str(e), lookup(origins, key)))
     if problems:
         raise config_error(problems)
+    whole = Config.model_validate(document)
+    if urls:
+        document["data"] = {**cut_all(document["data"], urls), "rows": document["data"]["rows"]}
+        overrides = [cut(text, urls) for text in overrides]
+    if not recorded:
+        _refuse_values(document, overrides, sources)
     return Spec(
-        config=Config.model_validate(document),
+        config=whole,
         overrides=tuple(overrides),
         root=sources.root,
         messages=tuple(messages),
@@ -91,13 +106,30 @@ def build_spec(
         schema_source=schema_source,
         sources=sources.files,
         document=document,
-        set_at=partial(_set_at, origins),
+        set_at=partial(_set_at, origins, urls),
     )
 
 
-def _set_at(origins: Mapping[str, Origin], key: str) -> str | None:
+def _without_queries(content: bytes, urls: Sequence[str]) -> bytes:
+    return cut(content.decode("utf-8", "surrogateescape"), urls).encode("utf-8", "surrogateescape")
+
+
+def _refuse_values(document: Mapping[str, Any], overrides: Sequence[str], sources: Sources) -> None:
+    """Last, before anything is written: no text in it is the value of a secret, whatever way it came in."""
+    texts = [("the config", json.dumps(document, ensure_ascii=False).encode("utf-8", "surrogatepass"))]
+    texts.append(("an override", "\n".join(overrides).encode("utf-8", "surrogatepass")))
+    texts += [(file.name, file.content) for file in sources.files]
+    for what, text in texts:
+        if (variable := secret.leaked(text, os.environ)) is not None:
+            raise ConfigError(
+                f"{what} holds the value of the variable {variable}, which would be written into the plan",
+                next_command=f"take it out; configs only name variables (provider.api_key_env: {variable})",
+            )
+
+
+def _set_at(origins: Mapping[str, Origin], urls: Sequence[str], key: str) -> str | None:
     origin = lookup(origins, key)
-    return None if origin is None else str(origin)
+    return None if origin is None else cut(str(origin), urls)
 
 
 def _folder(origins: Mapping[str, Origin], key: str) -> Path | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from batchling.config.project import ExperimentFile, Project, locate, project_of
 from batchling.config.tree import CompositionFailed
 from batchling.config.validate import Problem, config_error, scalars, validate
 from batchling.errors import ConfigError
+from batchling.scrub import cut, cut_all, urls_in
 from batchling.spec import Config, Spec
 
 
@@ -58,7 +59,17 @@ class Composition:
     @property
     def unresolved_yaml(self) -> str:
         """The composed tree as YAML, interpolations as written and defaults of the tree left out."""
-        return str(yaml.safe_dump(self._composed.unresolved, sort_keys=False, allow_unicode=True, width=120))
+        tree = cut_all(self._composed.unresolved, self._urls)
+        return str(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120))
+
+    @property
+    def _urls(self) -> list[str]:
+        """Data URLs whose queries are not shown."""
+        data = self._composed.tree.get("data")
+        return urls_in({k: v for k, v in data.items() if k != "rows"} if isinstance(data, dict) else data)
+
+    def _cut(self, origin: Origin) -> Origin:
+        return origin if origin.override is None else replace(origin, override=cut(origin.override, self._urls))
 
     @cached_property
     def origins(self) -> dict[str, Origin]:
@@ -66,7 +77,7 @@ class Composition:
         known = self._composed.origins.known
         found: dict[str, Origin] = {}
         for key, _ in _leaves(self.document, ""):
-            found[key] = known.get(key) or _of_list(known, key) or Origin()
+            found[key] = self._cut(known.get(key) or _of_list(known, key) or Origin())
         if self._base_url_variable is not None:
             found["provider.base_url"] = Origin(variable=self._base_url_variable)
         return found

@@ -32,9 +32,8 @@ def check_overrides(composer: Composer, overrides: Sequence[str], *, multirun: b
     problems = []
     for text in overrides:
         key = text.partition("=")[0].lstrip("+~")
-        if found := secret.in_override(text):
-            hint = "configs only name the variable: provider.api_key_env=OPENAI_API_KEY"
-            problems.append(Problem(key, f"the override holds what looks like a key ({secret.mask(found)}); {hint}"))
+        if why := secret.override_problem(text):
+            problems.append(Problem(key, why))
         elif "_target_" in text:
             problems.append(Problem(key, "_target_ is not part of this language: a config never instantiates anything"))
         elif key == "hydra" or key.startswith(("hydra.", "hydra/")):

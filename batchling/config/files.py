@@ -7,7 +7,7 @@ name of the copy, relative to the experiment: `file:few.md` in `prompt/few_shot.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from batchling.spec import SourceFile
@@ -53,8 +53,8 @@ class Sources:
                 tried.append(path)
         raise FileMissing(f"no file {reference!r} (looked at {', '.join(str(p) for p in tried[:3])})")
 
-    def read(self, path: Path) -> tuple[str, bytes]:
-        """(name of the copy, content) of a file, which is recorded."""
+    def read(self, path: Path, *, rewrite: Callable[[bytes], bytes] | None = None) -> tuple[str, bytes]:
+        """(name of the copy, content) of a file, which is recorded; `rewrite` says as what."""
         path = path.absolute()
         content = self._contents.get(path)
         if content is None:
@@ -62,7 +62,8 @@ class Sources:
                 content = self._contents[path] = path.read_bytes()
             except OSError as e:
                 raise FileMissing(f"cannot read {path}: {e.strerror}") from e
-        return self.add(self._name(path, content), content), content
+        name = self._name(path, content)
+        return self.add(name, content if rewrite is None else rewrite(content)), content
 
     def add(self, name: str, content: bytes) -> str:
         """Records a copy; another file of that name gets a name of its own."""

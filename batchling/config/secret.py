@@ -13,6 +13,9 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
+from batchling.scrub import URL, Scrubber, cut, urls_in
+from batchling.trust import problem_of
+
 _SHAPES = re.compile(
     r"""(?<![A-Za-z0-9_-])(?:
       sk-[A-Za-z0-9_-]{16,}                     # OpenAI, Anthropic, OpenRouter, DeepSeek
@@ -39,17 +42,45 @@ _TELLING_KEY = re.compile(
     re.IGNORECASE,
 )
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
-_SECRET_VARIABLE = re.compile(
-    r"\$\{\s*oc\.env\s*:\s*([A-Za-z0-9_]*(?:KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL)[A-Za-z0-9_]*)", re.I
+_ENVIRONMENT = re.compile(r"(?<!\\)(?:\\\\)*\$\{\s*oc\.env\b")
+_NAMED = re.compile(r"(?<!\\)(?:\\\\)*\$\{\s*oc\.env\s*:\s*([A-Za-z_][A-Za-z0-9_]*)\s*(?:,[^${}]*)?\}")
+_MADE_UP = re.compile(r"\$\{[^{}:]*\$\{[^{}]*\}[^{}:]*:")  # a resolver whose name is put together
+_TELLING_VARIABLE = re.compile(
+    r"(?:^|_)(?:API_?KEY|KEY|KEYS|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|PASS|PWD|CREDENTIALS?|AUTH|AUTHORIZATION|COOKIE|DSN"
+    r"|CONNECTION_?STRING)(?:$|_)|APIKEY|PASSWORD|SECRET|TOKEN",
+    re.IGNORECASE,
 )
-
-
-_CREDENTIAL_HEADER = re.compile(r"(?:^|\.)headers\.(?:(?:proxy-)?authorization|(?:x-)?api-?key)$", re.IGNORECASE)
+_CREDENTIAL_WORDS = frozenset(
+    {
+        "authorization",
+        "auth",
+        "bearer",
+        "cookie",
+        "credential",
+        "credentials",
+        "jwt",
+        "key",
+        "apikey",
+        "password",
+        "passwd",
+    }
+    | {"secret", "session", "signature", "token"}
+)
+_NO_CREDENTIALS = frozenset({"idempotency-key", "x-idempotency-key"})
+_CREDENTIAL_KEYS = frozenset(
+    {"api_key", "apikey", "api-key", "password", "passwd", "secret", "client_secret", "access_token", "auth_token"}
+    | {"refresh_token", "session_token", "authorization", "bearer", "private_key", "secret_access_key", "credentials"}
+)
+_SCHEME = re.compile(r"\s*(?:bearer|basic|token|apikey)\s+\S", re.IGNORECASE)
+_HEADER = re.compile(r"^provider\.headers\.(.+)$")
+_HIDDEN_HEADER = re.compile(r"^provider\.headers_env\.(.+)$")
+_ADDRESSES = ("provider.base_url", "provider.engine.upstream")
+_USER = re.compile(r"^[a-z][a-z0-9+.-]*://[^/?#@]*@", re.IGNORECASE)
 
 
 def mask(value: str) -> str:
-    """What may be shown of a secret: its length, and of a long one, as keys are, the first three characters."""
-    return f"{value[:3] if len(value) >= 20 else ''}… ({len(value)} characters)"
+    """What may be shown of a secret: its length, and the first three characters of one with a vendor's known prefix."""
+    return f"{value[:3] if len(value) >= 20 and _SHAPES.match(value) else ''}… ({len(value)} characters)"
 
 
 def find(value: str) -> str | None:
@@ -80,6 +111,8 @@ def looks_like_key(key: str, value: str) -> str | None:
         key: the dotted key it stands under.
         value: a text from a config or an override.
     """
+    if _under(f"{key}.", ("data.path.", "data.sql.")):
+        value = cut(value, urls_in(value))  # a query there may be a signature: it is cut from what is written
     if found := find(value):
         return found
     key = re.sub(r"(?:\.\d+)+$", "", key)  # a list's values stand under the list's name
@@ -102,31 +135,106 @@ def problems(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 @lru_cache(maxsize=4096)  # the points of a sweep share almost all their texts
 def _problem(key: str, value: str) -> str | None:
+    if key in _ADDRESSES and (why := problem_of(value)) is not None:
+        return why
     if secret := looks_like_key(key, value):
         return (
             f"holds what looks like a key ({mask(secret)}); configs only name the variable: api_key_env: OPENAI_API_KEY"
         )
-    if key.endswith("api_key_env") and not _VARIABLE.fullmatch(value):
+    names = key.endswith("api_key_env") or _HIDDEN_HEADER.match(key)
+    if names and (not _VARIABLE.fullmatch(value) or ("_" not in value and _random(value))):
         return f"is the NAME of a variable, like OPENAI_API_KEY, not a key ({mask(value)})"
-    if _CREDENTIAL_HEADER.search(key):
-        return "carries credentials; name the variable instead (provider.api_key_env)"
+    header = _HEADER.match(key)
+    if header and value.strip() and (_is_credential(header[1]) or _SCHEME.match(value)):
+        return f"carries credentials; name the variable that holds them instead (provider.headers_env: {{{header[1]}: MY_VAR}})"
+    place = key.rpartition(".")[2].lower()
+    if place in _CREDENTIAL_KEYS and _under(key, ("provider.", "model.params.", "data.options.")) and value.strip():
+        return "carries credentials, which do not belong into a config: name a variable (provider.api_key_env, headers_env)"
+    is_data = _under(f"{key}.", ("data.path.", "data.sql.", "data.options."))
+    if is_data and any(_USER.match(url) for url in URL.findall(value)):
+        return "holds a user name or password before an @, which would be written into the plan"
     return None
 
 
+def _under(key: str, prefixes: tuple[str, ...]) -> bool:
+    return key.startswith(prefixes)
+
+
+def _is_credential(header: str) -> bool:
+    """Whether a header is, by its name, one that carries credentials."""
+    name = header.lower()
+    return name not in _NO_CREDENTIALS and any(
+        word in _CREDENTIAL_WORDS or word.endswith(("key", "token", "secret")) for word in re.split(r"[-_.]", name)
+    )
+
+
 def environment_problems(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(dotted key, what is wrong) for every `${oc.env:…}` that would copy a secret into the config, before it does."""
+    """(dotted key, what is wrong) for every `${oc.env:…}` that copies what was not declared into the config, before it does.
+
+    Declared is what the config's `environment` lists; names that tell of a secret cannot be.
+    """
+    declared = tree.get("environment")
+    declared = {str(name) for name in declared} if isinstance(declared, list) else set()
     for key, value in _texts(tree, ""):
-        if "${" in value and (found := _SECRET_VARIABLE.search(value)):
+        if "${" not in value:
+            continue
+        if _MADE_UP.search(value):
+            yield key, "puts the name of a resolver together, so nobody can tell what it would copy into the config"
+            continue
+        named = _NAMED.findall(value)
+        if len(named) != len(_ENVIRONMENT.findall(value)):
             yield (
                 key,
-                f"would copy the secret {found.group(1)} into the config; name the variable instead (api_key_env)",
+                "would copy a variable of the environment into the config without naming it plainly: ${oc.env:NAME}",
             )
+            continue
+        for name in named:
+            if _TELLING_VARIABLE.search(name):
+                text = f"would copy the secret {name} into the config; name the variable instead (api_key_env, headers_env)"
+                yield key, text
+            elif name not in declared:
+                yield key, f"would copy the variable {name} into the config; declare that it may: environment: [{name}]"
+
+
+def values_told(environ: Mapping[str, str]) -> dict[str, str]:
+    """Variables whose names tell of a secret, and their values; without what is as short as a word, or a path."""
+    return {
+        name: value.strip()
+        for name, value in environ.items()
+        if _TELLING_VARIABLE.search(name)
+        and name not in ("PWD", "OLDPWD")
+        and len(value.strip()) >= 8
+        and not value.strip().startswith(("/", "~", "./"))
+        and not value.strip().isalpha()
+    }
+
+
+def leaked(text: bytes, environ: Mapping[str, str]) -> str | None:
+    """The variable whose value, in any shape, stands in a text that would be written; None: none does."""
+    for name, finder in _finders(tuple(sorted(values_told(environ).items()))):
+        if finder.finds(text):
+            return name
+    return None
+
+
+@lru_cache(maxsize=4)
+def _finders(values: tuple[tuple[str, str], ...]) -> tuple[tuple[str, Scrubber], ...]:
+    return tuple((name, Scrubber([value])) for name, value in values)
 
 
 def in_override(text: str) -> str | None:
     """The secret in an override as typed; None when there is none."""
     key, _, value = text.partition("=")
     return looks_like_key(key.lstrip("+~"), value.strip("'\""))
+
+
+def override_problem(text: str) -> str | None:
+    """What is wrong with an override as typed, without the secret in it; None: nothing."""
+    key, _, value = text.partition("=")
+    key, value = key.lstrip("+~"), value.strip("'\"")
+    if found := looks_like_key(key, value):
+        return f"the override holds what looks like a key ({mask(found)}); configs only name the variable: provider.api_key_env=OPENAI_API_KEY"
+    return _problem(key, value) if value and not value.startswith(("{", "[")) else None
 
 
 def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:

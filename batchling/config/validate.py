@@ -46,17 +46,20 @@ def config_error(problems: Sequence[Problem], *, next_command: str | None = None
     )
 
 
-def validate(tree: Mapping[str, Any], origins: Mapping[str, Origin]) -> Config:
+def validate(tree: Mapping[str, Any], origins: Mapping[str, Origin], *, recorded: bool = False) -> Config:
     """The validated tree.
 
     Args:
         tree: the composed, resolved config as plain values.
         origins: where each value was set, for the messages.
+        recorded: it is a plan's own config, which was checked by the rules of the day on which it was made; the gate
+            judges where its keys may go.
 
     Raises:
         ConfigError: missing keys first; else everything else that is wrong with it.
     """
-    secrets = [Problem(key, text, _masked(lookup(origins, key))) for key, text in secret.problems(tree)]
+    found_secrets = () if recorded else secret.problems(tree)
+    secrets = [Problem(key, text, _masked(lookup(origins, key))) for key, text in found_secrets]
     if secrets:
         raise config_error(secrets)
     if found := _unusable(tree, origins):

@@ -45,7 +45,7 @@ def from_values(document: Mapping[str, Any], root: Path) -> Spec:
 
 def load_spec(document: Mapping[str, Any], root: Path, overrides: Sequence[str] = ()) -> Spec:
     """See `batchling.config.load_spec`."""
-    return build_spec(validate(document, {}), Sources(root), overrides)
+    return build_spec(validate(document, {}, recorded=True), Sources(root), overrides, recorded=True)
 
 
 def _model(name: str, has_provider: bool, folders: Sequence[Path]) -> tuple[dict[str, Any], str | None]:

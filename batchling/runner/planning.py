@@ -20,7 +20,7 @@ from batchling import catalog, source
 from batchling.clock import Clock
 from batchling.collect import lines
 from batchling.disk import Disk, write_file
-from batchling.errors import ConfigError, DiskError, JournalError, RefusedError
+from batchling.errors import BatchlingError, ConfigError, DiskError, JournalError, RefusedError
 from batchling.journal import Journal
 from batchling.ledger import Phase, State
 from batchling.models import ANSWERED, RowState
@@ -38,6 +38,7 @@ from batchling.runner.points import LanePlan, Point, make_ready, run_lookup_in, 
 from batchling.runner.provenance import provenance
 from batchling.runner.session import write
 from batchling.runner.shards import read_index
+from batchling.scrub import cut, urls_in
 from batchling.spec import Spec
 
 Again = Callable[[str], bool]
@@ -98,7 +99,7 @@ def draft(specs: Sequence[Spec], data_folder: Path, runs: Path, *, now: float, l
     for point in points:
         if point.data_key not in snapshots:
             spec = point.spec
-            with spec.placing():
+            with _without_queries(spec), spec.placing():
                 snapshots[point.data_key] = source.snapshot(
                     spec.config.data, spec.root, data_folder, run_lookup=run_lookup_in(runs)
                 )
@@ -120,6 +121,26 @@ def draft(specs: Sequence[Spec], data_folder: Path, runs: Path, *, now: float, l
         ]
     )
     return Draft(tuple(points), tuple(lanes), snapshots, identity)
+
+
+def data_urls(spec: Spec) -> list[str]:
+    """The addresses that a run's rows are read from and that have a query, which may be a signature."""
+    return urls_in(spec.config.data.model_dump(mode="json", include={"path", "sql", "options", "where"}))
+
+
+@contextmanager
+def _without_queries(spec: Spec) -> Iterator[None]:
+    """Takes the queries of data URLs out of the words of whoever could not read them."""
+    try:
+        yield
+    except BatchlingError as error:
+        urls = data_urls(spec)
+        if not urls:
+            raise
+        error.message = cut(error.message, urls)
+        error.where = error.where and cut(error.where, urls)
+        error.args = (error.message,)
+        raise error from None
 
 
 def _check_budget_is_countable(point: Point) -> None:

@@ -24,7 +24,7 @@ from batchling.runner.shards import LaneShape
 from batchling.schema import OutputSchema
 from batchling.spec import Config, Spec
 
-UNHASHED = ("budget", "limits", "retry", "paths", "description", "sweep")
+UNHASHED = ("budget", "limits", "retry", "paths", "description", "sweep", "environment")
 """Sections that say how to wait, pack and pay, not what to ask: they make no new plan."""
 
 
@@ -253,7 +253,7 @@ def make_ready(specs: Sequence[Spec]) -> tuple[list[Point], list[LanePlan]]:
                 schema_index=index,
                 counter=counters[counting],
                 price=price,
-                data_key=sha256_json([spec.document.get("data"), str(spec.root)]),
+                data_key=sha256_json([spec.config.data.model_dump(mode="json"), str(spec.root)]),
                 config_sha256=sha256_json(identity),
                 prompt_sha256=sha256_json([spec.messages, spec.input, config.prompt.engine]),
                 schema_sha256=schema_sha,
