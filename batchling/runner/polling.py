@@ -30,6 +30,9 @@ LIST_ROWS = 100
 OWN_LOOK_SECONDS = 900.0
 """Each batch is asked for by its id at least this often, whatever the list says."""
 
+MANY = 50
+"""Batches out from which the list is read at most once a minute (where `poll_seconds` is 5 or more)."""
+
 LOOKS_AT_ONCE = 200
 """Batches asked for by id in one look at most, those that the list prompted apart."""
 
@@ -62,7 +65,7 @@ def poll(session: Session, action: Action) -> None:
         if a.phase is Phase.CREATED and s.lane in numbers and a.batch_id
     }
     shortest = min(kit.poll_seconds for kit in kits)
-    pause = min(max(60.0, shortest), shortest * 1.5 ** min(session.quiet_polls.get(group, 0), 40))
+    pause = _pause(session, group, shortest, len(out))
     now = session.clock.now()
     for batch_id, (_, attempt) in out.items():
         session.looks.setdefault(batch_id, Look(attempt.created_at or now))
@@ -126,9 +129,15 @@ def poll(session: Session, action: Action) -> None:
     else:
         session.settled("poll " + group, 0, 0)
     session.quiet_polls[group] = 0 if changed else session.quiet_polls.get(group, 0) + 1
-    pause = min(max(60.0, shortest), shortest * 1.5 ** min(session.quiet_polls[group], 40))
+    pause = _pause(session, group, shortest, len(out))
     session.pace.polls[group] = max(session.pace.polls.get(group, 0.0), session.clock.now() + pause)
     session.observer.polled(session)
+
+
+def _pause(session: Session, group: str, shortest: float, out: int) -> float:
+    """Seconds to the next look: growing up to a minute while nothing changes; never short where many batches are out."""
+    least = min(60.0, 12 * shortest) if out >= MANY else shortest
+    return max(least, min(max(60.0, shortest), shortest * 1.5 ** min(session.quiet_polls.get(group, 0), 40)))
 
 
 def _put_off(session: Session, look: Look) -> None:
