@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchling.duck import literal
 from batchling.errors import DataError
+from batchling.source import named
 from batchling.source.faults import shorten
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def checked(con: duckdb.DuckDBPyConnection, sql: str, root: Path, *, has_id: boo
         )
     con.execute(f"SET file_search_path = {literal(str(root))}")
     _anchor(tree, root)
+    named.exact(con, tree)
     try:
         row = con.execute("SELECT json_deserialize_sql(?::JSON)", [json.dumps(tree)]).fetchone()
     except duckdb.Error:  # a construct that DuckDB can parse and not print again

@@ -299,7 +299,7 @@ def _settled(
         replaced = ", ".join(f"{identifier(n)}::{kind} AS {identifier(n)}" for n, kind in casts.items())
         sql = f"SELECT * REPLACE ({replaced}) FROM ({sql})"
     if not source.ordered and id_column is not None:
-        sql = f"SELECT * FROM ({sql}) ORDER BY {identifier(id_column)}::VARCHAR"
+        sql = f"SELECT * FROM ({sql}) ORDER BY {identifier(id_column)}"
     if source.once:
         staged = scratch / "source.parquet"
         con.execute(f"COPY ({sql}) TO {literal(str(staged))} (FORMAT parquet, ROW_GROUP_SIZE 8192)")

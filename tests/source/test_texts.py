@@ -204,6 +204,78 @@ def test_csv(rows: list[dict[str, Any]]) -> None:
         assert shown == texts_of(rows)
 
 
+@QUICK
+@given(tables())
+def test_sql_over_csv(rows: list[dict[str, Any]]) -> None:
+    rows = [{k: v for k, v in row.items() if k != "name"} for row in rows]
+    with tempfile.TemporaryDirectory() as name:
+        for number, some in enumerate([*([row] for row in rows), rows]):
+            (Path(name) / f"{number}.csv").write_text(table(some), encoding="utf-8", newline="")
+        reader = "read_csv('{}.csv', delim=',', quote='\"', escape='\"', header=true)"
+        alone = [{"sql": f"SELECT * FROM {reader.format(number)}"} for number in range(len(rows))]
+        assert alike(alone, {"sql": f"FROM {reader.format(len(rows))}"}, Path(name)) == texts_of(rows)
+
+
+@QUICK
+@given(tables())
+def test_sql_over_json_lines(rows: list[dict[str, Any]]) -> None:
+    rows = [{k: v for k, v in row.items() if k != "name"} for row in rows]
+    with tempfile.TemporaryDirectory() as name:
+        lines = [document(row) + "\n" for row in rows]
+        files(Path(name), "jsonl", lines, "".join(lines))
+        alone = [{"sql": f"SELECT * FROM '{number}.jsonl'"} for number in range(len(rows))]
+        assert alike(alone, {"sql": f"SELECT * FROM '{len(rows)}.jsonl'"}, Path(name)) == texts_of(rows)
+
+
+TABLE = """id,x,t,day,at
+1,1,9:05,2024-01-02,2024-01-02 09:05:00
+10,2.50,10:00,2024-01-03,2024-01-03 10:00:00
+2,10,11:30,2024-02-03,2024-01-03 10:00:01
+"""
+OBJECTS = """{"id": 1, "x": 1, "m": {"a": 1.50}}
+{"id": 10, "x": 2.50, "m": {"b": "k"}}
+{"id": 2, "x": 10, "m": null}
+"""
+
+
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        ("SELECT id, x AS a FROM 'r.csv'", ["1", "10", "2.50"]),
+        ("SELECT id, x AS a FROM 'r.csv' WHERE x > 1.5 ORDER BY x DESC", ["10", "2.50"]),
+        ("SELECT id, x AS a FROM 'r.csv' ORDER BY 2", ["1", "2.50", "10"]),
+        ("SELECT x AS a, id FROM 'r.csv' t WHERE t.x BETWEEN 2 AND 20 ORDER BY id", ["10", "2.50"]),
+        ("SELECT id, x || ' mg' AS a FROM 'r.csv' WHERE x IN (2.5, 10)", ["10 mg", "2.50 mg"]),
+        ("SELECT id, x * 2 AS a FROM 'r.csv' WHERE id = 10", ["5.0"]),
+        ("SELECT 1 AS id, sum(x) AS x, max(x) AS a FROM read_csv('r.csv')", ["10.0"]),
+        ("WITH q AS (SELECT * FROM 'r.csv') SELECT id, x AS a FROM q WHERE x > 2", ["10", "2.50"]),
+        ("SELECT id, upper(x) AS x, CASE WHEN x > 2 THEN x ELSE 'few' END AS a FROM 'r.csv'", ["few", "10", "2.50"]),
+        ("SELECT id, coalesce(x, 'none') AS a FROM 'r.csv' WHERE hour(\"at\") = 9", ["1"]),
+        ("SELECT id, \"at\" AS a FROM 'r.csv' WHERE \"at\" > TIMESTAMP '2024-01-03 10:00:00'", ["2024-01-03 10:00:01"]),
+        ("SELECT id, t AS a FROM 'r.csv' WHERE t < TIME '10:00' AND year(day) = 2024", ["9:05"]),
+        ("SELECT l.id, l.x AS a FROM 'r.csv' l JOIN 'r.csv' r ON l.x = r.x WHERE r.x < 2.6", ["1", "2.50"]),
+        ("SELECT x AS id, x AS a, count(*) AS n FROM 'r.csv' GROUP BY x HAVING sum(x) > 2", ["10", "2.50"]),
+        ("SELECT id, x AS a FROM 'r.jsonl' WHERE x > 1.5 ORDER BY x", ["2.50", "10"]),
+        ("SELECT id, m AS a FROM 'r.jsonl' WHERE m.b = 'k' OR m.a > 1", ['{"a": 1.50}', '{"b": "k"}']),
+        ("SELECT id, m.b AS a FROM read_json_auto('r.jsonl') WHERE m.b IS NOT NULL", ["k"]),
+        ("SELECT id, x AS a FROM read_csv('r.csv', types={'x': 'DOUBLE'})", ["1.0", "10.0", "2.5"]),
+    ],
+)
+def test_a_query_computes_with_types_and_passes_texts_on(tmp_path: Path, sql: str, expected: list[str]) -> None:
+    (tmp_path / "r.csv").write_text(TABLE, encoding="utf-8")
+    (tmp_path / "r.jsonl").write_text(OBJECTS, encoding="utf-8")
+    assert [text for _, text in shown(tmp_path, sql=sql, id="id")] == expected
+
+
+def test_a_late_value_of_a_file_that_a_query_names_is_not_rounded(tmp_path: Path) -> None:
+    lines = "".join(f"{i},{i}\n" for i in range(25_000))
+    (tmp_path / "r.csv").write_text(f"id,a\n{lines}25000,1.75\n", encoding="utf-8")
+    assert shown(tmp_path, sql="SELECT * FROM 'r.csv' WHERE id >= 24999", id="id") == [
+        ("24999", "24999"),
+        ("25000", "1.75"),
+    ]
+
+
 PARQUET = {
     "FLOAT": st.floats(width=32, allow_nan=False, allow_infinity=False),
     "DOUBLE": st.floats(allow_nan=False, allow_infinity=False),
