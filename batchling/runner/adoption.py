@@ -5,7 +5,7 @@ from __future__ import annotations
 from batchling.errors import CallError
 from batchling.ledger import OVER, UNCERTAIN
 from batchling.models import Batch
-from batchling.runner.identity import Relation, contradicts, listing, may_be_own, own, relation
+from batchling.runner.identity import Relation, by_file, contradicts, listing, may_be_own, own, relation
 from batchling.runner.session import Session, gone_for_long
 
 EXAMINED_AT_MOST = 25
@@ -97,7 +97,10 @@ def _examine(session: Session, group: str, doubtful: list[Batch], since: float) 
     recent = [row for row in fitting if row.created_at is None or row.created_at >= since - CLOCK_SECONDS]
     if len(fitting) > EXAMINED_AT_MOST:
         fitting = recent  # the provider's clock is believed only where there are too many to ask for
-    unmarked = [row for row in fitting if may_be_own(row, session, group)]
+    lanes = [kit.lane.number for kit in session.kits_of(group)]
+    # With our input file it is ours, whatever else the list says of it.
+    filed = [row for row in doubtful if by_file(row, session, lanes) is not None]
+    unmarked = [*filed, *(row for row in fitting if row not in filed and may_be_own(row, session, group))]
     marked = [row for row in fitting if row not in unmarked]
     clear = len(unmarked) <= EXAMINED_AT_MOST
     # A row without marks can be anybody's; one with marks is somebody else's unless the list is wrong about it.

@@ -163,9 +163,13 @@ def _weigh(session: Session, shard: Shard, attempt: Attempt, downloads: dict[str
         problem = f"arrived cut: {cut}"
     elif announced is not None and not enough:
         problem = f"have {answered:,} answers, and the provider announced {announced:,}"
-    elif announced is not None and failed is not None:
-        if "errors" in got and len(present) < min(rows, announced + failed):
-            problem = f"have {len(present) - answered:,} errors, and the provider announced {failed:,}"
+    elif (
+        announced is not None
+        and failed is not None
+        and "errors" in got
+        and len(present) < min(rows, announced + failed)
+    ):
+        problem = f"have {len(present) - answered:,} errors, and the provider announced {failed:,}"
     elif smaller is not None:
         problem = f"have {smaller.bytes:,} of {smaller.stated:,} bytes"
     elif announced is None and output is not None:
