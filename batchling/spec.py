@@ -238,9 +238,10 @@ class RetryConfig(Section):
         default=True, description="Ask again, with the errors, when an answer does not fit the schema."
     )
     resubmit_usd: float = Field(
-        default=1.0,
+        default=100.0,
         ge=0,
-        description="A shard of which submissions of unknown fate could cost more than this, together, waits for a person.",
+        description="A shard of which submissions of unknown fate could cost more than this, together, waits for a person. "
+        "At most 1 USD where the input file could not be deleted; 0: always a person.",
     )
 
 
