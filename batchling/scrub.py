@@ -131,6 +131,15 @@ class Scrubber:
         return value
 
 
+def is_placeholder(value: str) -> bool:
+    """Whether a key is words for a server that wants some key (`not-needed`): an answer may hold them by chance.
+
+    >>> is_placeholder("not-needed"), is_placeholder("sk-1234567890abcdef")
+    (True, False)
+    """
+    return len(value) < 24 and re.fullmatch(r"[A-Za-z]+(?:[ _-][A-Za-z]+)*", value) is not None
+
+
 def _forms(secret: str) -> Iterable[tuple[str, int]]:
     """(a shape that a secret may come back in, characters of it that are a telling part)."""
     raw = secret.encode()

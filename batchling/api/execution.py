@@ -482,6 +482,12 @@ def _remarks(workspace: Workspace, folder: PlanFolder) -> Iterator[str]:
                 f"{n:,} request{'' if n == 1 else 's'} that were given up in plan {awaited_plan(event['plan_id'])} were "
                 "sent here: should that plan's batch have run after all, they are paid twice"
             )
+        if event["kind"] == "closed" and event.get("blotted"):
+            n = event["blotted"]
+            yield (
+                f"{n:,} answer{'s repeat' if n > 1 else ' repeats'} a key (shard {event['shard']} attempt "
+                f"{event['attempt']}): it is kept in the raw bytes in {folder.responses} only; replace that key"
+            )
         if event["kind"] == "closed" and event.get("strays"):
             n = event["strays"]
             where = folder.strays(event["shard"], event["attempt"])

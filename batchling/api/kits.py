@@ -19,6 +19,7 @@ from batchling.runner.folder import PlanFolder
 from batchling.runner.judging import Schemas
 from batchling.runner.points import LanePlan, is_local, lane_plan
 from batchling.runner.session import LaneKit
+from batchling.scrub import Scrubber, is_placeholder
 from batchling.spec import Spec
 from batchling.trust import COMPATIBLE
 
@@ -158,6 +159,7 @@ def kits(made: Recorded, stack: ExitStack, gate: Gate) -> tuple[LaneKit, ...]:
                 grace_seconds=spec.config.provider.capabilities.not_found_grace_seconds,
                 repair=builder.repair if builder is not None else None,
                 repair_key=request.repair_key,
+                scrubber=Scrubber(v for v in values[lane.number].values() if not is_placeholder(v)),
             )
         )
     return tuple(built)

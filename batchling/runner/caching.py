@@ -13,6 +13,7 @@ from batchling.disk import Disk
 from batchling.errors import CatalogDamagedError
 from batchling.models import Price, RowState
 from batchling.request import repair_key
+from batchling.runner.blotting import blots_of
 from batchling.runner.folder import PlanFolder
 from batchling.runner.gathering import chunks, write_lines
 from batchling.runner.judging import Schemas, charge_at, judge_again, judge_by_schema
@@ -116,6 +117,7 @@ def _copy(disk: Disk, runs: Path, target: Path, answers: Sequence[catalog.Answer
     def lines() -> Iterator[bytes]:
         for (plan, file), group in sorted(groups.items()):
             path = runs / plan / "responses" / file
+            blots = blots_of(disk, path.parent, file)
             with disk.reader(path) as reader:
                 for answer in sorted(group, key=lambda a: a.offset):
                     reader.seek(answer.offset)
@@ -126,7 +128,7 @@ def _copy(disk: Disk, runs: Path, target: Path, answers: Sequence[catalog.Answer
                             where=f"{path} at byte {answer.offset}",
                             next_command="batchling doctor --rebuild",
                         )
-                    yield line + b"\n"
+                    yield blots.line(line) + b"\n"
 
     write_lines(disk, target, lines())
 

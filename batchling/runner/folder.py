@@ -138,6 +138,10 @@ class PlanFolder:
     def decoded(self, shard: int, attempt: int) -> Path:
         return self.responses / f"{shard:04d}.{attempt}.decoded.jsonl"
 
+    def blotted(self, shard: int, attempt: int) -> Path:
+        """The lines of the raw files that repeat a key, without it, by the hash of the raw line."""
+        return self.responses / f"{shard:04d}.{attempt}.blotted.jsonl"
+
     def strays(self, shard: int, attempt: int) -> Path:
         """Where in the raw files the lines are that answer nothing of this shard: kind, file, offset, length."""
         return self.responses / f"{shard:04d}.{attempt}.strays.jsonl"

@@ -12,6 +12,7 @@ from batchling.disk import Disk
 from batchling.errors import DiskError
 from batchling.ledger import Action, Attempt, Phase, Shard
 from batchling.models import KEY_LENGTH, Batch, BatchError, Outcome
+from batchling.runner.blotting import Blots
 from batchling.runner.folder import PlanFolder
 from batchling.runner.judging import charge_at, judge_again, judge_by_schema
 from batchling.runner.reading import Tally, absent_outcome, said, tally_documents, tally_summary
@@ -25,6 +26,7 @@ def ingest(session: Session, action: Action) -> None:
     shard, attempt = session.shard(action.shard, action.attempt)
     kit = session.kit(shard)
     summary, fatal = decode_attempt(session.disk, session.folder, kit, shard, attempt)
+    blotted = Blots(session.disk, session.folder.blotted(shard.number, attempt.number)).count
     unsure = not all(file.get("whole", True) for file in attempt.files)
     if attempt.output_file_id is None and (attempt.completed or (attempt.completed is None and not _failed(attempt))):
         unsure = True  # answers were announced, or may be there, and no file to have them from
@@ -50,6 +52,7 @@ def ingest(session: Session, action: Action) -> None:
             "input_tokens": summary.usage.input_tokens,
             "output_tokens": summary.usage.output_tokens,
             "fatal": fatal,
+            **({"blotted": blotted} if blotted else {}),
         }
     )
 
@@ -101,6 +104,7 @@ def decode_attempt(
     """
     entries = read_index(disk, folder.index(shard.number))
     suffix = f"-{folder.tail}-{shard.number:04d}"
+    blots = Blots(disk, folder.blotted(shard.number, attempt.number), kit.scrubber)
     join = Join(
         (Row(e.key, e.parent or None, e.tokens, shard.row_attempt) for e in entries),
         suffix=suffix,
@@ -108,7 +112,7 @@ def decode_attempt(
         shard=shard.number,
         attempt=attempt.number,
         charge=charge_at(kit.price),
-        decode=kit.provider.decode,
+        decode=blots.decoding(kit.provider.decode),
     )
     absent = absent or absent_outcome(attempt)
     code = fatal = None
@@ -128,6 +132,7 @@ def decode_attempt(
         if refused:
             yield from join.read(folder.batch(shard.number, attempt.number).name, [refused])
         yield from join.finish(absent=absent, error_code=code, error_message=message)
+        blots.save()
 
     write_lines(disk, target, decoded())
     also = read_also(disk, folder.also)

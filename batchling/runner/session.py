@@ -18,6 +18,7 @@ from batchling.runner.folder import PlanFolder
 from batchling.runner.judging import Schemas
 from batchling.runner.shards import LaneShape
 from batchling.runner.telling import Telling
+from batchling.scrub import Scrubber
 
 MAX_BACKOFF_SECONDS = 300.0
 
@@ -68,6 +69,7 @@ class LaneKit:
         repair_key: (root key, n) → key.
         window: completion window as the provider spells it.
         poll_seconds: shortest time between two looks.
+        scrubber: knows the keys that the provider is called with.
     """
 
     lane: Lane
@@ -81,6 +83,7 @@ class LaneKit:
     repair: Callable[[str, bytes, str, str, int], tuple[str, bytes]] | None = None
     repair_key: Callable[[str, int], str] | None = None
     tokens: Callable[[bytes], int | None] | None = None
+    scrubber: Scrubber = field(default_factory=Scrubber)
 
 
 @dataclass(slots=True)
