@@ -22,10 +22,14 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from datetime import date, time
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from batchling.errors import JournalError, ProviderError, RefusedError, UnfinishedError, UsageError
+from batchling.prompt import value_text
 from batchling.results import Results
 
 if TYPE_CHECKING:
@@ -73,7 +77,8 @@ class ExperimentManager:
             experiment_id: names the experiment; letters, digits, `.`, `_` and `-`.
             model: a name in `conf/model` (it selects its provider), or any model of the `provider` given.
             template_messages: role and content of each message; `{column}` is filled in from the placeholders.
-            placeholders: one row for each request.
+            placeholders: one row for each request: what JSON can hold, and decimals, dates, times and UUIDs, which a prompt
+                shows as text.
             name, description: for people.
             input_file_path: where `setup` writes the request lines; its folders are made. None: only in the plan's folder.
             provider: a name in `conf/provider`; `"local"` is the embedded server, which needs no key.
@@ -90,7 +95,7 @@ class ExperimentManager:
 
         document: dict[str, Any] = {
             "name": experiment_id,
-            "data": {"rows": [dict(row) for row in placeholders]},
+            "data": {"rows": [{name: _placeholder(value) for name, value in row.items()} for row in placeholders]},
             "model": model,
             "prompt": {"messages": [dict(message) for message in template_messages]},
         }
@@ -293,6 +298,17 @@ class Experiment:
             f"provider {provider.name!r} needs a key, and the variable {variable} is not set",
             next_command=f'export {variable}=…, or start_experiment(…, provider="local"), which needs no key',
         )
+
+
+def _placeholder(value: Any) -> Any:
+    """A value as a config can hold it; a prompt shows the same text."""
+    if isinstance(value, Mapping):
+        return {str(name): _placeholder(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_placeholder(item) for item in value]
+    if isinstance(value, Decimal | date | time | UUID) or (type(value) is int and value.bit_length() > 63):
+        return value_text(value)
+    return value
 
 
 def _schema(given: type[BaseModel] | Mapping[str, Any] | str) -> dict[str, Any]:

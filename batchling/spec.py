@@ -13,7 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from batchling.errors import UsageError
 
@@ -204,6 +213,25 @@ class DataConfig(Section):
     limit: PositiveInt | None = Field(default=None, description="The first rows of what `where` and `sample` leave.")
     sample: PositiveInt | None = Field(default=None, description="This many rows, chosen by a hash of seed and id.")
     seed: int = Field(default=0, description="Another seed, another sample.")
+
+    @field_validator("rows")
+    @classmethod
+    def _storable(cls, rows: list[dict[str, JsonValue]] | None) -> list[dict[str, JsonValue]] | None:
+        for number, row in enumerate(rows or []):
+            for key, value in row.items():
+                if _beyond_64_bits(value):
+                    raise ValueError(
+                        f"row {number}, {key}: an integer of more than 64 bits; quote it to keep every digit"
+                    )
+        return rows
+
+
+def _beyond_64_bits(value: JsonValue) -> bool:
+    if isinstance(value, dict):
+        return any(map(_beyond_64_bits, value.values()))
+    if isinstance(value, list):
+        return any(map(_beyond_64_bits, value))
+    return isinstance(value, int) and not -(2**63) <= value < 2**64
 
 
 class SchemaConfig(Section):

@@ -6,6 +6,8 @@ import json
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
+from datetime import date
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from batchling import ExperimentManager
 from batchling.config import from_values
 from batchling.errors import DataError
 from batchling.prompt import compile_prompt, value_text
@@ -98,7 +101,7 @@ def expected(value: Any) -> str:
 def tables(draw: st.DrawFn, cells: st.SearchStrategy[Any] = values) -> list[dict[str, Any]]:
     """Rows that name themselves; some lack columns, others have nulls."""
     rows = draw(st.lists(st.dictionaries(st.sampled_from(COLUMNS), cells), min_size=2, max_size=5))
-    ids = draw(st.lists(st.integers(0, 10**6) | st.sampled_from([2**63, 10**25]), min_size=5, max_size=5, unique=True))
+    ids = draw(st.lists(st.integers(0, 10**6) | st.sampled_from([2**63, 10**19]), min_size=5, max_size=5, unique=True))
     kinds = draw(st.lists(st.sampled_from([Number, str]), min_size=5, max_size=5))
     return [{"id": kind(i), **row} for kind, i, row in zip(kinds, ids, rows, strict=False)]
 
@@ -173,7 +176,11 @@ def test_a_json_array(rows: list[dict[str, Any]]) -> None:
 
 
 python_scalars = st.one_of(
-    st.none(), st.booleans(), strings, st.integers(-(2**70), 2**70), st.floats(allow_nan=False, allow_infinity=False)
+    st.none(),
+    st.booleans(),
+    strings,
+    st.integers(-(2**63), 2**64 - 1),
+    st.floats(allow_nan=False, allow_infinity=False),
 )
 
 
@@ -347,7 +354,7 @@ def test_a_template_calculates_with_numbers_that_keep_their_digits(tmp_path: Pat
 
 def test_a_float_of_32_bits_shows_its_own_digits(tmp_path: Path) -> None:
     duckdb.connect().execute(
-        "COPY (SELECT 0.1::FLOAT AS a, [0.2::FLOAT] AS l, {'x': 0.3::FLOAT, 't': TIMESTAMPTZ '2024-01-01 00:00+00'} AS s) "
+        "COPY (SELECT 0.1::FLOAT AS a, [0.2::FLOAT] AS l, {'x': 0.3::FLOAT, 't': TIMESTAMPTZ '2024-01-01 00:00:00+00'} AS s) "
         f"TO '{tmp_path}/r.parquet'"
     )
     assert shown(tmp_path, "{a} {l} {s}", path="r.parquet", id="a") == [
@@ -414,3 +421,27 @@ def test_a_spreadsheet(tmp_path: Path) -> None:
     (tmp_path / "no.xlsx").write_bytes(b"not a zip")
     with pytest.raises(DataError, match=r"cannot be read.*no\.xlsx"):
         shown(tmp_path, path="no.xlsx")
+
+
+def test_the_quick_starts_placeholders_are_shown_as_they_are_given(tmp_path: Path) -> None:
+    placeholders: list[dict[str, Any]] = [
+        {"a": 1, "b": "9:05", "c": Decimal("1.10")},
+        {"a": 2.5, "b": "10:00", "c": date(2024, 1, 2)},
+        {"a": 10**30, "b": None, "c": (1, 2.0, {"x": None})},
+    ]
+    lines = tmp_path / "input.jsonl"
+    ExperimentManager(tmp_path).start_experiment(
+        experiment_id="quick",
+        model="m",
+        provider="local",
+        template_messages=[{"role": "user", "content": "{a}|{b}|{c}"}],
+        placeholders=placeholders,
+        input_file_path=lines,
+    ).setup()
+    sent = [json.loads(line)["body"]["messages"][0]["content"] for line in lines.read_text().splitlines()]
+    assert sent == ["1|9:05|1.10", "2.5|10:00|2024-01-02", f'{10**30}||[1, 2.0, {{"x": null}}]']
+
+
+def test_an_integer_that_no_config_can_hold_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="row 1, a: an integer of more than 64 bits; quote it"):
+        DataConfig(rows=[{"a": 1}, {"a": [10**30]}])
