@@ -126,9 +126,36 @@ def _files(con: duckdb.DuckDBPyConnection, data: DataConfig, root: Path, scratch
     if kind in ("jsonl", "json"):
         return _json(con, paths, options, kind, what, scratch)
     named = "".join(f", {name} = {literal(value)}" for name, value in options.items())
+    _check_types(con, paths, named)
     return Relation(
         f"SELECT * FROM read_parquet({literal([_escape(p) for p in paths])}{named})", what, tuple(paths), once=False
     )
+
+
+_INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT"}
+
+
+def _check_types(con: duckdb.DuckDBPyConnection, paths: Sequence[str], named: str) -> None:
+    """Several Parquet files are read with one type for each column: 2.5 would become 2 where the first file has integers.
+
+    Raises:
+        DataError: a column's types differ in more than the size of integers.
+    """
+    seen: dict[str, tuple[str, str]] = {}
+    for path in paths if len(paths) > 1 else ():
+        if REMOTE.match(path):
+            continue
+        with faults.explained("data", [path]):
+            found = con.execute(f"DESCRIBE SELECT * FROM read_parquet({literal(_escape(path))}{named})").fetchall()
+        for name, kind, *_ in found:
+            kind = "an integer" if kind in _INTEGERS else kind
+            first, where = seen.setdefault(name, (kind, path))
+            if kind != first:
+                raise DataError(
+                    f"the column {name!r} is {kind} here and {first} in {where}: one of them would change",
+                    where=path,
+                    next_command="read the files with data.sql, and cast the column in each: SELECT … UNION ALL BY NAME SELECT …",
+                )
 
 
 def _sheets(

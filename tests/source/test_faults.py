@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 from batchling.errors import DataError
@@ -229,3 +230,12 @@ def test_a_snapshot_that_is_damaged_or_gone_says_which(tmp_path: Path) -> None:
     for name in ("0123.parquet", "gone.parquet"):
         with pytest.raises(DataError, match=name):
             list(read(tmp_path / name, ["a"]))
+
+
+def test_parquet_files_of_different_types_are_not_rounded_into_one(tmp_path: Path) -> None:
+    con = duckdb.connect()
+    for name, x in {"p1": "1::INTEGER", "p2": "2::BIGINT", "p3": "2.5::DOUBLE"}.items():
+        con.execute(f"COPY (SELECT {x} AS x) TO '{tmp_path}/{name}.parquet'")
+    told = refused(tmp_path, path=["p1.parquet", "p2.parquet", "p3.parquet"], options={"union_by_name": True})
+    assert "the column 'x' is DOUBLE here and an integer in" in told and "p3.parquet]" in told
+    assert snapshot(DataConfig(path=["p1.parquet", "p2.parquet"]), tmp_path, tmp_path / "out").rows == 2
