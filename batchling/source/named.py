@@ -46,8 +46,8 @@ _WORDS = """|| concat concat_ws lower lcase upper ucase trim ltrim rtrim length 
 regexp_matches regexp_extract regexp_extract_all regexp_replace regexp_full_match regexp_split_to_array replace substring substr
 left right starts_with prefix suffix ends_with split string_split str_split split_part lpad rpad reverse repeat md5 sha256 hash
 format printf struct_pack row list_value list_pack first last any_value arbitrary mode list array_agg string_agg group_concat
-listagg count to_json json_object json_array map json_extract json_transform -> ->> strptime"""
-_OF_TEXT = frozenset(_WORDS.split())
+listagg count to_json json_object json_array map json_extract json_transform strptime"""
+_OF_TEXT = frozenset({*_WORDS.split(), "->", "->>"})
 """Functions that take a value as it is, or its text."""
 
 

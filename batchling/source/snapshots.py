@@ -351,7 +351,7 @@ def _id_text(con: duckdb.DuckDBPyConnection, id_column: Column, sql: str, source
     """The expression for a row's id: its text as it was written."""
 
     def read(json: str) -> str:
-        return f"CASE WHEN starts_with({json}, '\"') THEN {json}::JSON ->> '$' ELSE {json} END"
+        return f"CASE WHEN starts_with({json}, '\"') THEN ({json}::JSON ->> '$') ELSE {json} END"
 
     plain = f"{identifier(id_column.name)}::VARCHAR"
     if id_column.type == "JSON":

@@ -15,7 +15,9 @@ ARROW = re.compile(r"""->>|->\s*'""")
 
 
 def bare_arrows(text: str) -> list[str]:
-    """The lines of a text in which a JSON arrow stands without parentheses of its own."""
+    """The lines of a text in which a JSON arrow stands without parentheses of its own. Its mere name is no SQL."""
+    if text in ("->", "->>"):
+        return []
     return [line.strip() for line in WRAPPED.sub("", text).splitlines() if ARROW.search(line)]
 
 

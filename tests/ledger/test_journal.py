@@ -64,7 +64,7 @@ def test_damage_before_the_last_line_stops_everything_and_says_where(disk: SimDi
     lines[1] = lines[1][:30] + damage + lines[1][31:]
     with pytest.raises(JournalError, match="line 2") as caught:
         parse(b"\n".join(lines), where=str(JOURNAL))
-    assert caught.value.exit_code == 1
+    assert caught.value.exit_code == 2
     assert caught.value.where == f"{JOURNAL}:2"
     assert caught.value.next_command
 
