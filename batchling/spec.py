@@ -66,6 +66,13 @@ class ModelConfig(Section):
     token_factor: PositiveFloat = Field(
         default=1.0, description="Multiplies counted tokens, for models whose tokenizer is not at hand."
     )
+    context_tokens: PositiveInt | None = Field(
+        default=None, description="The longest input that the model takes, in tokens; null: not known."
+    )
+    refuses: list[str] = Field(
+        default_factory=list,
+        description="Parameters of the API that the model refuses, unless they have the API's default.",
+    )
     price: PriceConfig | None = Field(default=None, description="USD per million tokens; null: the price tables.")
     price_as: str | None = Field(default=None, description="Look the price up as this model, e.g. on Azure.")
 
@@ -109,7 +116,6 @@ class Capabilities(Section):
 
     metadata: bool = Field(default=True, description="A batch carries our metadata and a list shows it.")
     list: bool = Field(default=True, description="Batches can be listed.")
-    list_filter: str | None = Field(default=None, description="Server-side filter of the list, where there is one.")
     list_order: Literal["newest", "oldest", "unknown"] = Field(
         default="newest", description="Which batch a list begins with."
     )
@@ -162,8 +168,6 @@ class ProviderConfig(Section):
         default={"chat": "max_completion_tokens", "responses": "max_output_tokens"},
         description="The body's name for model.max_output_tokens.",
     )
-    one_model: bool = Field(default=True, description="A batch holds requests to one model.")
-    one_endpoint: bool = Field(default=True, description="A batch holds requests to one endpoint.")
     strict_schema: bool = Field(default=True, description="Accepts response_format json_schema with strict: true.")
     prices: str | None = Field(default=None, description="The provider's id in genai-prices.")
     batch_factor: float | None = Field(
@@ -375,6 +379,7 @@ class Spec:
         sources: the files it was made from.
         document: the config as plain JSON values, as it is recorded (no secret in it).
         set_at: where a config key was set, in words; None: not known.
+        notes: what a person should know of the config, a sentence each.
     """
 
     config: Config
@@ -386,6 +391,7 @@ class Spec:
     sources: tuple[SourceFile, ...]
     document: dict[str, Any]
     set_at: Callable[[str], str | None] = field(default=_unknown, repr=False, compare=False)
+    notes: tuple[str, ...] = ()
 
     @contextmanager
     def placing(self) -> Iterator[None]:

@@ -26,6 +26,7 @@ LAYERS: list[tuple[str, set[str]]] = [
             "cost",
             "metrics",
             "comparison",
+            "placeholders",
             "printable",
             "trust",
             "scrub",

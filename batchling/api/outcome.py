@@ -72,6 +72,8 @@ class PlanReport:
         rows: rows x repeats over all runs; requests: to be sent; duplicates: rows folded into an equal request;
             cached: answered before; awaiting: in flight in another plan.
         same: plan id of the plan with this identity, and whether it is finished.
+        notes: what a person should know before it is run, a sentence each.
+        unknown_usd: why an amount is None, a sentence for each model.
     """
 
     experiment: str
@@ -91,6 +93,7 @@ class PlanReport:
     same: str | None = None
     same_state: str | None = None
     notes: tuple[str, ...] = ()
+    unknown_usd: tuple[str, ...] = ()
 
     @property
     def shards(self) -> int:
@@ -160,6 +163,7 @@ class Outcome:
     next_command: str | None = None
     details: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     not_received: tuple[Doubt, ...] = ()
     recipients: tuple[Recipient, ...] = ()
 

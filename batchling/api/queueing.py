@@ -26,7 +26,8 @@ class Queue:
         waves: rounds in which they go out, one after the other's end; 1: all at once.
         because: the limit that makes several rounds: `enqueued_tokens` or `concurrent_batches`.
         best_seconds: if every round takes as long as is assumed, and creations and requests are paced by their limits.
-        worst_seconds: if every round takes the whole completion window; None: the provider names none.
+        worst_seconds: if every round takes the whole completion window; None: the provider names none, or keeps batches
+            that are not done by then.
         assumes: what `best_seconds` rests on.
         rpm, tpm: what the `http` engine keeps; pacing_seconds: how long that takes for the requests and their prompts.
     """
@@ -74,7 +75,10 @@ def _queue(
     assumes = "the embedded server has room at once" if local else f"a batch takes {BATCH_SECONDS / 60:.0f} min"
     engine = lane.spec.config.provider.engine
     if not local or engine is None or engine.kind != "http":
-        return Queue(waves, because, best, window_seconds(lane.spec.config.provider.completion_window, waves), assumes)
+        provider = lane.spec.config.provider
+        # Where nothing expires, a batch may take longer than its window.
+        worst = window_seconds(provider.completion_window, waves) if provider.capabilities.expires else None
+        return Queue(waves, because, best, worst, assumes)
     # Strictly never more than the limit in any minute: the first minute's worth goes at once.
     pacing = 0.0
     if engine.rpm:

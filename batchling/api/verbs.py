@@ -27,7 +27,6 @@ from batchling.config import Project
 from batchling.errors import ConfigError, JournalError, LockedError, ProviderError, RefusedError, UsageError
 from batchling.journal import says_finished
 from batchling.ledger import UNRESOLVED, UNSENT, Phase
-from batchling.prompt import mistakable
 from batchling.providers.gate import Gate
 from batchling.runner.broken import broken
 from batchling.runner.compiling import Known, Totals
@@ -46,8 +45,10 @@ from batchling.runner.planning import (
     known_keys,
     open_plan,
     unfinished,
+    unknown_usd,
     worst_usd,
 )
+from batchling.runner.remarks import notes
 from batchling.runner.session import Observer, Session
 from batchling.scrub import cut
 from batchling.spec import Spec
@@ -130,6 +131,7 @@ def plan_specs(
         known = known_keys(workspace.disk, runs, made, fresh=fresh, retry=frozenset(retry))
         totals = count(made, known, encoders(made.lanes), show=show)
         refuse_over_budget(made, totals)
+        remarks = notes(made, totals)
     same = find_same(workspace.disk, runs, made.identity)
     lanes = []
     for lane, tally, queue in zip(made.lanes, totals.lanes, queues(made.lanes, totals.lanes), strict=True):
@@ -180,7 +182,8 @@ def plan_specs(
         shown=tuple(Shown(row, key, orjson.loads(body)) for row, key, body in totals.shown),
         same=same[0].plan_id if same else None,
         same_state=state_name(same[1]) if same else None,
-        notes=(*_notes(made), *_unconfirmed(made, gate or Gate()), *_doubts(known, totals)),
+        notes=(*remarks, *_unconfirmed(made, gate or Gate()), *_doubts(known, totals)),
+        unknown_usd=tuple(unknown_usd(made.lanes, totals)),
     )
 
 
@@ -205,20 +208,6 @@ def _unconfirmed(made: Draft, gate: Gate) -> Iterator[str]:
                 if (variable, origin) not in said and gate.verdict(variable, origin, compatible=compatible) != "yes":
                     said.add((variable, origin))
                     yield f"{variable} was never sent to {origin}: `run` asks first, or needs --trust-host {origin.host}"
-
-
-def _notes(made: Draft) -> tuple[str, ...]:
-    notes = []
-    for point in made.points:
-        if point.schema is not None and point.schema.unsent:
-            notes.append(f"only checked here, not sent to the model: {', '.join(point.schema.unsent)}")
-        if point.spec.config.prompt.engine == "format":
-            texts = [text for _, text in point.spec.messages] + [point.spec.input or ""]
-            for name in mistakable(texts, [column.name for column in made.snapshots[point.data_key].columns]):
-                notes.append(
-                    f"{{{name}}} is sent as it stands: a name with braces is no placeholder; give the column another name with data.sql"
-                )
-    return tuple(dict.fromkeys(notes))
 
 
 def run(
@@ -290,8 +279,9 @@ def run_specs(
     again: Again | None = None,
     observer: Observer | None = None,
     gate: Gate | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> Outcome:
-    """`run`, for specs that are composed already."""
+    """`run`, for specs that are composed already. `tell` hears each note of a new plan, before anything is sent."""
     command = cut(command, [url for spec in specs for url in data_urls(spec)])
     gate = gate or Gate()
     workspace = Workspace(runs, gate=gate)
@@ -315,6 +305,9 @@ def run_specs(
         again=again,
     )
     created = opened_plan.how == "created"
+    if tell is not None:
+        for note in opened_plan.notes:
+            tell(note)
     pruned = Pruned()
 
     def ask(session: Session) -> None:
@@ -345,15 +338,15 @@ def run_specs(
         if created:
             _forget_unsent(workspace, opened_plan.folder)
         raise
-    notes = [*_not_asked_again(opened_plan, fresh=fresh, retry=retry), *pruned.notes]
+    warnings = [*_not_asked_again(opened_plan, fresh=fresh, retry=retry), *pruned.notes]
     if opened_plan.totals is not None:
-        notes += [
+        warnings += [
             f"{n:,} of these requests may have been bought in plan {plan} as well: should they have run there, they are paid twice"
             for plan, n in opened_plan.totals.doubtful.items()
         ]
     if pruned.plans and not detach:
-        notes += collect_pruned(workspace, pruned, observer)
-    return replace(found, warnings=(*found.warnings, *notes)) if notes else found
+        warnings += collect_pruned(workspace, pruned, observer)
+    return replace(found, warnings=(*found.warnings, *warnings), notes=opened_plan.notes)
 
 
 def _ask(session: Session, threshold: Decimal, confirm: Confirm) -> None:

@@ -5,6 +5,7 @@ DuckDB before it opens a database; `summaries`, `references` and `space` never d
 """
 
 from batchling.catalog.access import Condition, Ensured, ensure
+from batchling.catalog.comparing import never_equal
 from batchling.catalog.evaluate import MetricRows, RowValues, check, row_marks, row_values
 from batchling.catalog.lookup import Stale, answered, learned, plans, stale
 from batchling.catalog.plan_files import plan_folders
@@ -49,6 +50,7 @@ __all__ = [
     "forget",
     "latest",
     "learned",
+    "never_equal",
     "plan_folders",
     "plans",
     "query",

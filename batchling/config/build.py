@@ -28,6 +28,7 @@ def build_spec(
     config_files: Sequence[Path] = (),
     import_path: Path | None = None,
     recorded: bool = False,
+    notes: Sequence[str] = (),
 ) -> Spec:
     """Reads prompt and schema files and freezes the run.
 
@@ -39,6 +40,7 @@ def build_spec(
         config_files: the configs it was composed from, recorded too.
         import_path: the project's root, for `package.module:Model`.
         recorded: it is read from a plan, so nothing of it will be written again.
+        notes: what a person should know of the config.
 
     Raises:
         ConfigError: a file is missing or broken; all such problems at once. Or a text that would be written holds the
@@ -107,6 +109,7 @@ def build_spec(
         sources=sources.files,
         document=document,
         set_at=partial(_set_at, origins, urls),
+        notes=tuple(notes),
     )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,9 @@ from batchling.config.project import ExperimentFile
 from batchling.config.tree import CompositionFailed, assign, clone, first_line, merge, resolve
 from batchling.errors import ConfigError
 
+SCHEMA_FORMS = ("fields", "pydantic", "json_schema")
+"""The keys of `schema:` that each say what answers look like."""
+
 
 @dataclass(frozen=True, slots=True)
 class Layer:
@@ -58,6 +61,8 @@ class Merged:
     tree: dict[str, Any]
     layers: tuple[Layer, ...]
     choices: dict[str, str | None]
+    schemas: tuple[tuple[str, Layer], ...] = ()
+    """The forms of a schema that the files give, each with the file that does: more than one is a mistake."""
 
 
 @dataclass(frozen=True)
@@ -204,8 +209,28 @@ class Composer:
             merged = None
             if plain:
                 merged = self._exchanged(self.merged([o for o in groups if o not in plain]), plain)
-            self._merged[key] = merged or self._defaults(groups)
+            merged = merged or self._defaults(groups)
+            chosen = any(o.key_or_group == "schema" and o.package is None and not o.is_delete() for o in groups)
+            self._merged[key] = self._with_chosen_schema(merged) if chosen else merged
         return self._merged[key]
+
+    def _with_chosen_schema(self, merged: Merged) -> Merged:
+        """`schema=CHOICE` on the command line wins over the schema that the experiment writes itself.
+
+        Hydra lays an experiment's own keys over every group, so that the choice would have no effect, or would be mixed
+        with the experiment's fields.
+        """
+        layer = next((x for x in merged.layers if x.config == f"schema/{merged.choices.get('schema')}"), None)
+        if layer is None:
+            return merged
+        part, _ = self._load(layer.config, layer.package)
+        chosen = part.get("schema")
+        there = merged.tree.get("schema")
+        if not isinstance(chosen, dict) or not isinstance(there, dict):
+            return merged
+        section = {**clone(there), **dict.fromkeys(SCHEMA_FORMS), **clone(chosen)}
+        forms = tuple((form, layer) for form in SCHEMA_FORMS if section[form] is not None)
+        return replace(merged, tree={**merged.tree, "schema": section}, schemas=forms)
 
     def _defaults(self, groups: Sequence[Override]) -> Merged:
         """What Hydra makes of the defaults lists."""
@@ -264,9 +289,18 @@ class Composer:
 
     def _merge_layers(self, loaded: Sequence[tuple[dict[str, Any], Layer]], choices: dict[str, str | None]) -> Merged:
         tree: dict[str, Any] = {}
-        for part, _ in loaded:
+        schemas: list[tuple[str, Layer]] = []
+        for part, layer in loaded:
             merge(tree, part)
-        return Merged(tree=tree, layers=tuple(layer for _, layer in loaded), choices=choices)
+            section = part.get("schema")
+            if not isinstance(section, dict):
+                continue
+            for form in SCHEMA_FORMS:
+                if form in section and section[form] is None:  # takes away what stands before it
+                    schemas = [each for each in schemas if each[0] != form]
+                elif section.get(form, "???") != "???":
+                    schemas.append((form, layer))
+        return Merged(tree, tuple(layer for _, layer in loaded), choices, tuple(schemas))
 
     def _load(self, config_path: str, package: str | None) -> tuple[dict[str, Any], Layer]:
         loaded = self._repository.load_config(config_path)

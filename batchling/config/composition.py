@@ -12,14 +12,14 @@ import yaml
 
 from batchling.config import secret
 from batchling.config.build import build_spec
-from batchling.config.composer import Composed, Composer
+from batchling.config.composer import SCHEMA_FORMS, Composed, Composer
 from batchling.config.environment import addressed
 from batchling.config.explain import PROMPT_INTERPOLATION, check_overrides, explain, interpolates
 from batchling.config.files import Sources
-from batchling.config.origin import Origin, lookup
+from batchling.config.origin import Origin, leaves, lookup
 from batchling.config.project import ExperimentFile, Project, locate, project_of, search_path, shipped_conf
 from batchling.config.tree import CompositionFailed
-from batchling.config.validate import Problem, config_error, scalars, validate
+from batchling.config.validate import Problem, config_error, retired, scalars, unknown_keys, validate
 from batchling.errors import ConfigError
 from batchling.scrub import cut, cut_all, urls_in
 from batchling.spec import Config, Spec
@@ -155,6 +155,7 @@ class Workbench:
     def finish(self, composed: Composed) -> Composition:
         """Validates a point and reads its files. A file is read once for all points, so that they agree."""
         self._check_texts(composed)
+        self._check_schema(composed)
         origins = composed.origins
         tree, variable = composed.tree, None
         named = addressed(tree.get("provider"))
@@ -170,8 +171,35 @@ class Workbench:
             origins=origins,
             config_files=[layer.file for layer in composed.merged.layers],
             import_path=self.project.root,
+            notes=retired(composed.tree, origins),
         )
         return Composition(self.experiment, spec, composed.overrides, composed, variable)
+
+    def _check_schema(self, composed: Composed) -> None:
+        """Two places that each say what answers look like are never mixed."""
+        origins = composed.origins
+        given: list[tuple[str, str]] = []
+        for form, layer in composed.merged.schemas:
+            prefix = f"{layer.package}." if layer.package else ""
+            keys = [(f"{prefix}{leaf.key}.", leaf.line) for leaf in leaves(layer.file)]
+            line = next((line for key, line in keys if key.startswith(f"schema.{form}.")), None)
+            given.append((form, str(Origin(file=layer.file, line=line or 1))))
+        for override in composed.values:
+            value = override.value()
+            if override.key_or_group == "schema" and isinstance(value, dict):
+                said = {form: value[form] for form in SCHEMA_FORMS if form in value}
+            else:
+                said = {form: value for form in SCHEMA_FORMS if override.key_or_group == f"schema.{form}"}
+            for form, new in said.items():
+                if new is None or not isinstance(new, dict):  # takes the place of what was there
+                    given = [each for each in given if each[0] != form]
+                if new is not None and not override.is_delete():
+                    given.append((form, str(Origin(override=str(override.input_line)))))
+        if len(given) < 2:
+            return
+        places = " and ".join(f"schema.{form} [{place}]" for form, place in given)
+        text = f"two schemas, which are never mixed: {places}; keep one (schema.NAME: null takes one away)"
+        raise config_error([Problem("schema", text), *unknown_keys(composed.tree, origins)])
 
     def _check_texts(self, composed: Composed) -> None:
         """Interpolations that must not happen: of a secret, into a prompt or into a row."""

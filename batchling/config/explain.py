@@ -41,7 +41,7 @@ def check_overrides(composer: Composer, overrides: Sequence[str], *, multirun: b
                 Problem(key, "Hydra's own settings do not apply here (-m and --config-dir do what is needed)")
             )
     if problems:
-        raise config_error(problems)
+        raise config_error(problems + misspelt(composer))
     if multirun:
         return
     for override in composer.parse(overrides):
@@ -50,11 +50,36 @@ def check_overrides(composer: Composer, overrides: Sequence[str], *, multirun: b
             text = f"is a sweep, which needs -m; for a list write {key}=[a,b], for a text with a comma quote it twice: '{key}=\"a,b\"'"
             problems.append(Problem(key, text, Origin(override=str(override.input_line))))
     if problems:
-        raise config_error(problems)
+        raise config_error(problems + misspelt(composer))
+
+
+def misspelt(composer: Composer) -> list[Problem]:
+    """The keys at the top of the experiment's own config that nobody knows: told whatever else is wrong."""
+    known = {key for key in keys.all_keys() if "." not in key} | {"defaults"}
+    found: list[Problem] = []
+    for leaf in leaves(composer.experiment.path):
+        name = leaf.key.partition(".")[0]
+        if name and name not in known and name != "hydra" and all(problem.key != name for problem in found):
+            text = f"no such key{keys.did_you_mean(keys.nearest(name))}"
+            found.append(Problem(name, text, Origin(file=composer.experiment.path, line=leaf.line)))
+    return found
 
 
 def explain(failed: CompositionFailed, composer: Composer, overrides: Sequence[str]) -> ConfigError:
-    """The error to raise instead of Hydra's."""
+    """The error to raise instead of Hydra's, with every key that is misspelt besides."""
+    error = _explained(failed, composer, overrides)
+    others = [problem for problem in misspelt(composer) if f"{problem.key}: no such key" not in error.message]
+    if not others:
+        return error
+    lines = error.message.splitlines()
+    if len(lines) > 1 and lines[0].endswith("problems in the config:"):
+        lines = [line.strip() for line in lines[1:]]
+    elif error.where:
+        lines[-1] += f" [{error.where}]"
+    return config_error([*(Problem("", line) for line in lines), *others], next_command=error.next_command)
+
+
+def _explained(failed: CompositionFailed, composer: Composer, overrides: Sequence[str]) -> ConfigError:
     problems = [problem for override in composer.parse(overrides) if (problem := _wrong(override, composer))]
     if problems:
         return config_error(problems)

@@ -14,6 +14,9 @@ from pydantic import BaseModel
 
 from batchling.spec import Config
 
+RETIRED = ("provider.one_model", "provider.one_endpoint", "provider.capabilities.list_filter")
+"""Keys of version 0.1.0 that no code ever read. Configs and plans may still have them; they mean nothing."""
+
 _POSITION = re.compile(r"\.\d+(?=\.|$)")
 
 
@@ -60,7 +63,7 @@ def open_keys() -> frozenset[str]:
 
 def is_key(key: str) -> bool:
     """Whether the tree knows a dotted key, below its free-form mappings and lists too."""
-    if key in key_types() or any(key.startswith(name + ".") for name in open_keys()):
+    if key in key_types() or key in RETIRED or any(key.startswith(name + ".") for name in open_keys()):
         return True
     place = _POSITION.search(key)
     return place is not None and key[: place.start()] in key_types()

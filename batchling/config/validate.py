@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 
 from batchling.config import keys, secret
 from batchling.config.origin import LazyOrigins, Origin, lookup, rewritten
+from batchling.config.tree import clone
 from batchling.errors import ConfigError
 from batchling.spec import Config
 
@@ -58,19 +59,19 @@ def validate(tree: Mapping[str, Any], origins: Mapping[str, Origin], *, recorded
     Raises:
         ConfigError: missing keys first; else everything else that is wrong with it.
     """
+    plain = normalise(tree)
     found_secrets = () if recorded else secret.problems(tree)
     secrets = [Problem(key, text, _masked(lookup(origins, key))) for key, text in found_secrets]
     if secrets:
-        raise config_error(secrets)
+        strangers = [replace(p, origin=_masked(p.origin)) for p in _strangers(plain, origins)]
+        raise config_error(secrets + strangers)
     if found := _unusable(tree, origins):
-        raise config_error(found)
-    plain = normalise(tree)
+        raise config_error(_strangers(plain, origins) + found)
     found = _traps(plain, origins)
     try:
         config = Config.model_validate(plain)
     except ValidationError as e:
-        problems = [_explain(error, plain, origins) for error in e.errors(include_url=False, include_context=False)]
-        raise config_error(found + problems) from None
+        raise config_error(found + _everything(e, plain, origins)) from None
     for key, text in _contradictions(config):
         origin = lookup(origins, key)
         if key == "provider.base_url" and origin is not None and origin.comment:
@@ -81,9 +82,77 @@ def validate(tree: Mapping[str, Any], origins: Mapping[str, Origin], *, recorded
     return config
 
 
+def _everything(error: ValidationError, plain: Mapping[str, Any], origins: Mapping[str, Origin]) -> list[Problem]:
+    """What pydantic says, and what it would say next if there were no unknown keys."""
+    errors = error.errors(include_url=False, include_context=False)
+    problems = [_explain(each, plain, origins) for each in errors]
+    extra = [each["loc"] for each in errors if each["type"] == "extra_forbidden"]
+    if extra:
+        known = clone(dict(plain))
+        for loc in extra:
+            _remove(known, loc)
+        try:
+            config = Config.model_validate(known)
+        except ValidationError as e:
+            problems += [_explain(each, known, origins) for each in e.errors(include_url=False, include_context=False)]
+        else:
+            problems += [Problem(key, text, lookup(origins, key)) for key, text in _contradictions(config)]
+    return problems
+
+
+def _strangers(plain: Mapping[str, Any], origins: Mapping[str, Origin]) -> list[Problem]:
+    """The keys that nobody knows, whatever else is wrong."""
+    try:
+        Config.model_validate(plain)
+    except ValidationError as e:
+        errors = e.errors(include_url=False, include_context=False)
+        return [_explain(each, plain, origins) for each in errors if each["type"] == "extra_forbidden"]
+    return []
+
+
+def unknown_keys(tree: Mapping[str, Any], origins: Mapping[str, Origin]) -> list[Problem]:
+    """The keys of a composed tree that nobody knows."""
+    return _strangers(normalise(tree), origins)
+
+
+def _remove(tree: Any, loc: tuple[int | str, ...]) -> None:
+    """Takes away what stands at a place that pydantic names; its names of union members lead nowhere."""
+    *parents, last = loc
+    for part in parents:
+        if isinstance(tree, dict) and part == "output_schema":
+            part = "schema"
+        if (isinstance(tree, dict) and part in tree) or (isinstance(tree, list) and isinstance(part, int)):
+            tree = tree[part]  # type: ignore[index]
+    if isinstance(tree, dict):
+        tree.pop(str(last), None)
+
+
+def retired(tree: Mapping[str, Any], origins: Mapping[str, Origin]) -> list[str]:
+    """A sentence for each key of an older version that means nothing any more."""
+    found = []
+    for key in keys.RETIRED:
+        node: Any = tree
+        for name in key.split("."):
+            node = node.get(name, _TARGET) if isinstance(node, Mapping) else _TARGET
+        if node is not _TARGET:
+            origin = lookup(origins, key)
+            found.append(f"{key} means nothing and can go" + (f" [{origin}]" if origin is not None else ""))
+    return found
+
+
 def normalise(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Forgives what YAML does to innocent words: `tokens: off` is false there, and an empty `budget:` is null."""
+    """Forgives what YAML does to innocent words (`tokens: off` is false there, an empty `budget:` is null), and what
+    version 0.1.0 had keys for."""
     plain = dict(tree)
+    for key in keys.RETIRED:
+        *parents, last = key.split(".")
+        node: Any = plain
+        for name in parents:
+            if isinstance(node, dict) and isinstance(node.get(name), dict):
+                node[name] = dict(node[name])
+            node = node.get(name) if isinstance(node, dict) else None
+        if isinstance(node, dict):
+            node.pop(last, None)
     if plain.get("tokens") is False:
         plain["tokens"] = "off"
     for name in ("data", "model", "provider", "prompt", "schema", "metrics", "budget", "retry", "limits", "paths"):
@@ -100,6 +169,15 @@ def _masked(origin: Origin | None) -> Origin | None:
 
 
 _TARGET = object()
+
+_API_DEFAULTS: dict[str, Any] = {
+    "temperature": 1,
+    "top_p": 1,
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "logprobs": False,
+}
+"""What a model that refuses a parameter takes all the same, because it says what holds anyway."""
 
 
 def _unusable(tree: Mapping[str, Any], origins: Mapping[str, Origin]) -> list[Problem]:
@@ -243,6 +321,13 @@ def _contradictions(config: Config) -> list[tuple[str, str]]:
         found.append(
             ("model.endpoint", f"{provider.name} has no {model.endpoint} endpoint in its Batch API (it has: {offered})")
         )
+    for name in model.refuses:
+        given = model.params.get(name)
+        if given is not None and not (name in _API_DEFAULTS and given == _API_DEFAULTS[name]):
+            hint = "use model.max_output_tokens" if name == "max_tokens" else "take it away"
+            found.append(
+                (f"model.params.{name}", f"{model.id} refuses it (model.refuses); {hint}, or choose another model")
+            )
     if model.endpoint == "embeddings":
         if prompt.input is None:
             found.append(

@@ -15,6 +15,7 @@ from batchling.packing import KeySet, Packer
 from batchling.request import Block, RequestBuilder
 from batchling.runner.doubts import Doubts
 from batchling.runner.folder import PlanFolder
+from batchling.runner.observing import Observed, refuse_the_same_question
 from batchling.runner.points import LanePlan, Point
 from batchling.runner.shards import FLUSH_BYTES, INDEX_HEADER, IndexEntry, LaneShape, ShardWriter, index_line
 from batchling.tokens import chat_overhead, schema_tokens
@@ -69,6 +70,7 @@ class Totals:
     lanes: list[Tally] = field(default_factory=list)
     rows_of: list[int] = field(default_factory=list)
     shown: list[tuple[str, str, bytes]] = field(default_factory=list)
+    observed: list[Observed] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +235,7 @@ def _token_counts(point: Point, texts: Sequence[str | Sequence[str]], count: int
     counter = point.counter
     sent = point.schema.strict_schema if point.schema is not None else None
     schema = schema_tokens(counter, sent)
-    if schema is None:
+    if schema is None or counter.count("") is None:
         return [None] * count
     same = schema + (chat_overhead(len(texts)) if point.spec.config.model.endpoint != "embeddings" else 0)
     varying = []
@@ -267,6 +269,8 @@ def compile_requests(
         PromptError: a template that does not fit the columns.
     """
     totals = Totals(lanes=[Tally() for _ in lanes], rows_of=[0] * len(points))
+    totals.observed = [Observed() for _ in points]
+    looked_at: set[tuple[str, str]] = set()
     seen = KeySet()
     # Where points validate by different schemas, equal requests must be judged by each of these.
     judged = {p.schema_index: KeySet() for p in points}
@@ -276,6 +280,11 @@ def compile_requests(
         names = [name for c in snapshot.columns for name in c.placeholders]
         builders = [RequestBuilder(p.spec, names, p.schema) for _, p in group]
         columns = list(dict.fromkeys(name for b in builders for name in b.columns))
+        for (number, point), builder in zip(group, builders, strict=True):
+            refuse_the_same_question(point.spec, builder, snapshot.rows, names)
+            first = (key, point.prompt_sha256) not in looked_at  # the points of a sweep mostly share rows and prompt
+            looked_at.add((key, point.prompt_sha256))
+            totals.observed[number].look(builder, point.spec, first=first, alone=len(points) == 1)
         for chunk in source.read(snapshot.path, columns, batch=CHUNK_ROWS):
             rows, row_ids, *values = zip(*chunk, strict=True)
             named = dict(zip(columns, values, strict=True))
@@ -314,6 +323,8 @@ def _compile_chunk(
     judged: KeySet | None,
     show: int,
 ) -> None:
+    observed = totals.observed[number]
+    observed.blanks(columns, row_ids)
     for repeat in range(point.spec.config.repeats):
         block = builder.build_many(columns, row_ids, repeat=repeat)
         keys = block.keys
@@ -324,6 +335,8 @@ def _compile_chunk(
             totals.shown.append((row_ids[place], keys[place], block.body(place)))
         fresh = seen.add_many(keys)
         totals.duplicates += len(keys) - len(fresh)
+        if repeat == 0:
+            observed.same(keys, fresh, row_ids)
         if judged is not None:
             first = set(fresh)
             sink.also(point, [keys[i] for i in judged.add_many(keys) if i not in first])
@@ -349,6 +362,7 @@ def _compile_chunk(
                 [row_ids[i] for i in places],
             )
         sink.send(point, made)
+        observed.lengths(made.tokens, [len(rest) for rest in made.rests], made.row_ids)
         _add_up(totals, totals.lanes[point.lane], made)
 
 

@@ -36,6 +36,7 @@ from batchling.runner.folder import PlanFolder, folders, moment_after
 from batchling.runner.gathering import chunks
 from batchling.runner.points import LanePlan, Point, make_ready, run_lookup_in, sha256_json
 from batchling.runner.provenance import provenance
+from batchling.runner.remarks import notes
 from batchling.runner.session import write
 from batchling.runner.shards import read_index
 from batchling.scrub import cut, urls_in
@@ -55,6 +56,8 @@ class Draft:
     lanes: tuple[LanePlan, ...]
     snapshots: dict[str, source.Snapshot]
     identity: str
+    doubtful: tuple[str, ...] = ()
+    """What metrics compare that can never be equal, a sentence each."""
 
     @property
     def budget(self) -> Decimal | None:
@@ -80,6 +83,7 @@ class Opened:
     folder: PlanFolder
     how: str
     totals: Totals | None = None
+    notes: tuple[str, ...] = ()
 
 
 def draft(specs: Sequence[Spec], data_folder: Path, runs: Path, *, now: float, library: Library | None = None) -> Draft:
@@ -104,15 +108,21 @@ def draft(specs: Sequence[Spec], data_folder: Path, runs: Path, *, now: float, l
                     spec.config.data, spec.root, data_folder, run_lookup=run_lookup_in(runs)
                 )
     checked: set[str] = set()
+    doubtful: dict[str, None] = {}
     for point in points:
         _check_budget_is_countable(point)
         metrics = point.spec.config.metrics
         types = output_type(point), data_type(snapshots[point.data_key])
-        mark = sha256_json([metrics, types])
+        mark = sha256_json([metrics, types, point.data_key])
         if metrics and mark not in checked:  # the points of a sweep mostly share them
             with point.spec.placing():
                 catalog.check(metrics, *types)
             checked.add(mark)
+            rows = snapshots[point.data_key].path
+            schema = None if point.schema is None else point.schema.json_schema
+            for name, texts in catalog.never_equal(metrics, *types, rows, schema).items():
+                place = point.spec.set_at(f"metrics.{name}")
+                doubtful.update((f"metrics.{name} {text}" + (f" [{place}]" if place else ""), None) for text in texts)
     identity = plan_identity(
         [
             part
@@ -120,7 +130,7 @@ def draft(specs: Sequence[Spec], data_folder: Path, runs: Path, *, now: float, l
             for part in (p.config_sha256, snapshots[p.data_key].sha256, p.prompt_sha256, p.schema_sha256)
         ]
     )
-    return Draft(tuple(points), tuple(lanes), snapshots, identity)
+    return Draft(tuple(points), tuple(lanes), snapshots, identity, tuple(doubtful))
 
 
 def data_urls(spec: Spec) -> list[str]:
@@ -480,7 +490,7 @@ def _create(
     disk.replace(work / "data", folder.data)
     target = PlanFolder(runs / name)
     disk.replace(folder.path, target.path)
-    return Opened(target, "created", totals)
+    return Opened(target, "created", totals, notes(made, totals))
 
 
 def _ask_again(known: Known, totals: Totals, again: Again | None) -> None:
@@ -532,6 +542,19 @@ def worst_usd(totals: Totals) -> Decimal | None:
             return None
         total += tally.worst_usd or Decimal(0)
     return total
+
+
+def unknown_usd(lanes: Sequence[LanePlan], totals: Totals) -> Iterator[str]:
+    """Why the cost of a lane's requests is not known, a sentence for each that has any."""
+    for lane, tally in zip(lanes, totals.lanes, strict=True):
+        if not tally.requests or tally.worst_usd is not None:
+            continue
+        if lane.price is None:
+            yield f"no price is known for {lane.model} at {lane.spec.config.provider.name}: set model.price"
+        elif tally.input_tokens is None:
+            yield f"the tokens of {lane.model} are not counted: set tokens=auto"
+        else:
+            yield f"answers of {lane.model} have no limit: set model.max_output_tokens"
 
 
 def plan_document(

@@ -27,6 +27,9 @@ from batchling.spec import Config, Spec
 UNHASHED = ("budget", "limits", "retry", "paths", "description", "sweep", "environment")
 """Sections that say how to wait, pack and pay, not what to ask: they make no new plan."""
 
+MODEL_FACTS = ("context_tokens", "refuses")
+"""Keys of `model` that only notes and errors of a plan rest on."""
+
 
 UNASKED = ("allow_http", "key_origins")
 """Keys of `provider` that say where a key may go, not what is asked."""
@@ -268,7 +271,11 @@ def _asked(document: dict[str, Any]) -> dict[str, Any]:
     provider = {k: v for k, v in document["provider"].items() if k not in UNASKED}
     if not provider.get("headers_env"):
         provider.pop("headers_env", None)
-    return {**identity, "provider": provider}
+    # Retired keys stand in the identity of earlier plans with these values.
+    provider |= {"one_model": True, "one_endpoint": True}
+    provider["capabilities"] = {**provider["capabilities"], "list_filter": None}
+    model = {k: v for k, v in document["model"].items() if k not in MODEL_FACTS}
+    return {**identity, "provider": provider, "model": model}
 
 
 def _hidden_headers(config: Config) -> list[str]:

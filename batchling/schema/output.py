@@ -13,6 +13,7 @@ from batchling.errors import SchemaError
 from batchling.schema.answers import INT64, NotJson, NullDropper, has_large_integer, one_line, parse
 from batchling.schema.columns import duckdb_type
 from batchling.schema.fields import from_fields
+from batchling.schema.keywords import with_nulls
 from batchling.schema.limits import OPENAI_LIMITS, StrictLimits
 from batchling.schema.nodes import Node
 from batchling.schema.strict import strict
@@ -160,7 +161,7 @@ def compile(
         json_schema = model_document(source)
         return OutputSchema(config.name, json_schema, model=source, limits=limits)
     if isinstance(source, dict):
-        return OutputSchema(config.name, source, limits=limits)
+        return OutputSchema(config.name, with_nulls(source), limits=limits)
     raise SchemaError(f"schema: expected a pydantic model class or a JSON Schema object, got {type(source).__name__}")
 
 

@@ -162,7 +162,7 @@ def choose(model: ModelConfig, provider: ProviderConfig) -> tuple[str, bool, str
         return "o200k_base", False, "estimate: tiktoken does not know this model yet"
     if provider.name == "local":
         return "o200k_base", False, "estimate: the local server's engine decides"
-    return "o200k_base", False, f"estimate: {model.id} has a tokenizer of its own; model.token_factor corrects it"
+    return "o200k_base", False, "estimate: the model has a tokenizer of its own; model.token_factor corrects it"
 
 
 def counter(model: ModelConfig, provider: ProviderConfig, *, tokens: Literal["auto", "off"] = "auto") -> Counter:

@@ -170,7 +170,7 @@ def test_origins_name_file_and_line_or_the_override(write: Write, tmp_path: Path
     assert str(origins["repeats"]) == "override: repeats=2"
     assert str(origins["model.params.top_p"]) == "override: model.params={top_p: 1}"
     assert origins["model.id"].file == shipped_conf() / "model" / "gpt-5-mini.yaml"
-    assert origins["provider.one_model"].line is not None
+    assert origins["provider.strict_schema"].line is not None
     assert "default" not in {str(origin) for origin in origins.values()}
 
 

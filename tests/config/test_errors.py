@@ -42,7 +42,7 @@ def message(*overrides: str, experiment: str = "hello") -> str:
             "data: give exactly one of path, sql, rows, run (got path [override: data.path=x.csv], rows "
             "[experiments/hello/config.yaml:8]); data.NAME=null takes one away",
         ),
-        ("schema={fields: {a: string}, json_schema: x}", "schema: give at most one of"),
+        ("schema={fields: {a: string}, json_schema: x}", "schema: two schemas, which are never mixed"),
         ("model=a,b", "model: is a sweep, which needs -m"),
         ("hydra.verbose=true", "Hydra's own settings do not apply"),
         ("prompt=[", "cannot read the override 'prompt=['"),

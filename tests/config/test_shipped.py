@@ -66,7 +66,7 @@ def test_facts_of_the_providers() -> None:
     )
     assert openai.limits.max_inputs == 50_000 and openai.capabilities.settle_seconds == 900
     groq = compose("hello", ["provider=groq"]).config.provider
-    assert groq.capabilities.paging == "cursor" and not groq.one_model and groq.endpoints == ["chat"]
+    assert groq.capabilities.paging == "cursor" and groq.endpoints == ["chat"]
     azure = compose("hello", ["provider=azure", *NEEDS["provider=azure"]]).config.provider
     assert (
         not azure.capabilities.expires and "embeddings" not in azure.endpoints and azure.limits.max_requests == 100_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -53,6 +54,8 @@ def plan_command(
         project=shell.project_of(experiment),
         config_dir=shell.config_dir,
     )
+    for note in report.notes:
+        shell.say(f"note: {printable(note)}")
     if shell.json:
         from batchling.cli.document import plain, write
 
@@ -90,19 +93,21 @@ def describe(report: PlanReport) -> list[str]:
     ]
     header = ["provider", "model", "endpoint", "requests", "batches", "size", "input tokens", "at most USD"]
     lines += [table(header, rows, width=width()), ""]
+    lines += _tokens(report.lanes)
     for lane in report.lanes:
         keys = [f"key: {r.variable} goes to {r.host}" for r in lane.recipients]
         for text in (
             *keys,
-            f"tokens: {lane.tokens_by}" if lane.tokens_by else None,
             _price(lane.price_source),
             *_queue(lane),
         ):
             line = f"{lane.model}: {printable(text)}" if text and len(report.lanes) > 1 else text and printable(text)
             if line and line not in lines:
                 lines.append(line)
-    lines.append(f"cost: {usd(report.estimated_usd)} USD expected, {usd(report.max_usd)} USD at most" + _budget(report))
-    lines += [f"note: {printable(note)}" for note in report.notes]
+    cost = f"cost: {usd(report.estimated_usd)} USD expected, {usd(report.max_usd)} USD at most"
+    if report.unknown_usd:
+        cost += f" (?: {printable('; '.join(report.unknown_usd))})"
+    lines.append(cost + _budget(report))
     if report.same:
         lines.append(f"plan {report.same} has this identity ({report.same_state}): `run` goes on with it or shows it")
     for shown in report.shown:
@@ -111,6 +116,17 @@ def describe(report: PlanReport) -> list[str]:
         body = json.dumps(shown.body, indent=2, ensure_ascii=False)
         lines += ["", f"row {printable(shown.row_id)}   {shown.key}", printable(body)]
     return lines
+
+
+def _tokens(lanes: Sequence[LaneReport]) -> list[str]:
+    """How tokens were counted: each way once, with its models where there are several ways."""
+    ways: dict[str, list[str]] = {}
+    for lane in lanes:
+        if lane.tokens_by:
+            ways.setdefault(lane.tokens_by, []).append(lane.model)
+    if len(ways) == 1:
+        return [f"tokens: {printable(way)}" for way in ways]
+    return [f"tokens of {', '.join(dict.fromkeys(models))}: {printable(way)}" for way, models in ways.items()]
 
 
 def _price(source: str | None) -> str:

@@ -83,6 +83,7 @@ def run_command(
             again=sending_again(observer.pause),
             observer=observer,
             gate=gate(shell, observer.pause),
+            tell=telling(shell, observer.pause),
             command=said(shell, "run", experiment, overrides, multirun=multirun),
         )
         name_broken(shell.used)
@@ -138,6 +139,16 @@ def sending_again(pause: Callable[[], AbstractContextManager[None]]) -> Callable
             return click.confirm(f"{what}. Send them all the same, and perhaps pay twice?", err=True)
 
     return agree
+
+
+def telling(shell: Shell, pause: Callable[[], AbstractContextManager[None]]) -> Callable[[str], None]:
+    """Writes a note to stderr, before anything is sent."""
+
+    def tell(note: str) -> None:
+        with pause():
+            shell.say(f"note: {printable(note)}")
+
+    return tell
 
 
 def agreeing(pause: Callable[[], AbstractContextManager[None]]) -> Callable[[str], bool]:
