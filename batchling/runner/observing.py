@@ -116,7 +116,12 @@ class Observed:
         for name, index, slot in dict.fromkeys(self._slots):
             values = columns[index]
             if slot is None:
-                empty = [place for place, value in enumerate(values) if is_blank(value)]
+                # `is_blank`, without a call for each value
+                empty = [
+                    place
+                    for place, value in enumerate(values)
+                    if (not value or value.isspace() if type(value) is str else value is None or is_blank(value))
+                ]
             else:
                 empty = [place for place, value in enumerate(values) if _is_blank_there(slot, value)]
             if empty:
