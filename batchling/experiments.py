@@ -19,6 +19,7 @@ from batchling.results import Results
 if TYPE_CHECKING:
     from batchling.api.outcome import Outcome, PlanReport, PlanStatus
     from batchling.catalog import QueryResult
+    from batchling.providers.gate import Gate
     from batchling.runner.session import Observer
 
 Confirm = Callable[[str, Decimal | None], bool]
@@ -78,6 +79,7 @@ def run(
     prune: bool = False,
     confirm: Confirm | None = None,
     observer: Observer | None = None,
+    trust_hosts: Sequence[str] = (),
     project: Path | str | None = None,
     config_dir: Path | str | None = None,
 ) -> Results:
@@ -92,6 +94,7 @@ def run(
         confirm: asked, with the worst case in USD, before more than `budget.confirm_usd` may be spent; None: that is
             allowed, so set `budget.usd` to be safe.
         observer: hears what happens.
+        trust_hosts: hosts that a key may go to although nobody confirmed it before: `HOST`, `HOST:PORT` or a URL.
 
     Returns:
         The results; `outcome` and `exit_code` say how it ended (3: some rows are not ok).
@@ -113,6 +116,7 @@ def run(
         prune=prune,
         confirm=confirm,
         observer=observer,
+        gate=_gate(trust_hosts),
         project=config.project_of(experiment, project),
         config_dir=_path(config_dir),
     )
@@ -124,16 +128,17 @@ def watch(
     *,
     detach: bool = False,
     observer: Observer | None = None,
+    trust_hosts: Sequence[str] = (),
     project: Path | str | None = None,
 ) -> list[Results]:
-    """Goes on with one plan, or with every unfinished plan.
+    """Goes on with one plan, or with every unfinished plan. `trust_hosts`: as for `run`.
 
     Raises:
         LockedError: another process holds the plan.
     """
     from batchling.api import verbs
 
-    outcomes = verbs.watch(plan, runs=_runs(project), detach=detach, observer=observer)
+    outcomes = verbs.watch(plan, runs=_runs(project), detach=detach, observer=observer, gate=_gate(trust_hosts))
     return [Results(outcome.folder, outcome=outcome) for outcome in outcomes]
 
 
@@ -144,11 +149,11 @@ def status(plan: str | None = None, *, project: Path | str | None = None) -> Pla
     return standing.status(plan, runs=_runs(project))
 
 
-def cancel(plan: str, *, project: Path | str | None = None) -> Outcome:
-    """Cancels at the provider, waits for the end, collects what was paid."""
+def cancel(plan: str, *, trust_hosts: Sequence[str] = (), project: Path | str | None = None) -> Outcome:
+    """Cancels at the provider, waits for the end, collects what was paid. `trust_hosts`: as for `run`."""
     from batchling.api import verbs
 
-    return verbs.cancel(plan, runs=_runs(project))
+    return verbs.cancel(plan, runs=_runs(project), gate=_gate(trust_hosts))
 
 
 def load(reference: str | None = None, *, project: Path | str | None = None) -> Results:
@@ -186,6 +191,12 @@ def query(sql: str, *, project: Path | str | None = None) -> QueryResult:
     runs = _runs(project)
     Workspace(runs).refresh_stale()
     return catalog.query(runs, sql)
+
+
+def _gate(hosts: Sequence[str]) -> Gate:
+    from batchling.providers.gate import Gate
+
+    return Gate(hosts=hosts)
 
 
 def _runs(folder: Path | str | None) -> Path:

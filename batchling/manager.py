@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from batchling.errors import JournalError, ProviderError, RefusedError, UnfinishedError, UsageError
+from batchling.errors import BatchlingError, JournalError, ProviderError, RefusedError, UnfinishedError, UsageError
 from batchling.prompt import value_text
 from batchling.results import Results
 
@@ -46,14 +46,16 @@ class ExperimentManager:
 
     Args:
         project: the project's folder, whose `runs/` holds the plans; None: the one the working directory is in.
+        trust_hosts: hosts that a key may go to although nobody confirmed it before: `HOST`, `HOST:PORT` or a URL.
     """
 
-    def __init__(self, project: Path | str | None = None):
+    def __init__(self, project: Path | str | None = None, *, trust_hosts: Sequence[str] = ()):
         from batchling.api.workspace import Workspace
         from batchling.config import find_project
+        from batchling.providers.gate import Gate
 
         self._project = find_project(project)
-        self._workspace = Workspace(self._project.runs)
+        self._workspace = Workspace(self._project.runs, gate=Gate(hosts=trust_hosts))
 
     def start_experiment(
         self,
@@ -286,7 +288,21 @@ class Experiment:
         provider = self._spec.config.provider
         variable = provider.api_key_env
         if not variable or os.environ.get(variable, "").strip():
+            from batchling.providers.gate import Gate
+
+            try:
+                (self._workspace.gate or Gate()).admit(provider)
+            except BatchlingError:
+                self._forget()
+                raise
             return
+        self._forget()
+        raise ProviderError(
+            f"provider {provider.name!r} needs a key, and the variable {variable} is not set",
+            next_command=f'export {variable}=…, or start_experiment(…, provider="local"), which needs no key',
+        )
+
+    def _forget(self) -> None:
         if self._folder is not None and self._made:
             from batchling import catalog
             from batchling.runner.planning import forget
@@ -294,10 +310,6 @@ class Experiment:
             forget(self._workspace.disk, self._folder)
             catalog.forget(self._workspace.runs, self._folder.plan_id)
             self._folder = None
-        raise ProviderError(
-            f"provider {provider.name!r} needs a key, and the variable {variable} is not set",
-            next_command=f'export {variable}=…, or start_experiment(…, provider="local"), which needs no key',
-        )
 
 
 def _placeholder(value: Any) -> Any:

@@ -61,7 +61,7 @@ def make_engine(config: EngineConfig, key: str | None = None) -> Engine:
 
     Raises:
         ConfigError: what the engine needs is missing.
-        ProviderError, RefusedError: the upstream's key is no key, or may not go there.
+        ProviderError, RefusedError: the upstream's key is no key, or may not go there, or its certificate fails.
     """
     return _FACTORIES[config.kind](config, key)
 
@@ -81,7 +81,9 @@ def _echo(config: EngineConfig, key: str | None) -> Engine:
 def _http(config: EngineConfig, key: str | None) -> Engine:
     from batchling.local.engines.http import HttpEngine
 
-    return HttpEngine(config, key)
+    engine = HttpEngine(config, key)
+    engine.verify()
+    return engine
 
 
 _FACTORIES: dict[str, Callable[[EngineConfig, str | None], Engine]] = {

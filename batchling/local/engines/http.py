@@ -19,7 +19,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from batchling.errors import ConfigError
+from batchling.errors import ConfigError, ProviderError
 from batchling.local.engines import Answer, prompts
 from batchling.local.engines.pacing import Admission, Pace
 from batchling.local.engines.usage import usage_of
@@ -31,6 +31,7 @@ from batchling.scrub import Scrubber
 from batchling.spec import EngineConfig
 
 RETRYABLE = frozenset({408, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
+CONNECT_SECONDS = 10.0
 MAX_ANSWER_BYTES = 64_000_000
 LONGEST_WAIT_SECONDS = 120.0
 """A longer Retry-After is cut to this: the upstream says it again if it means it."""
@@ -91,6 +92,30 @@ class HttpEngine:
         self._local = threading.local()
         self._connections: set[http.client.HTTPConnection] = set()
         self._lock = threading.Lock()
+
+    def verify(self) -> None:
+        """Shakes hands once, where that is encrypted: with whom it fails, every row would fail again and again.
+
+        An upstream that cannot be reached is no reason to stop: it may be there in a moment.
+
+        Raises:
+            ProviderError: the upstream's certificate cannot be verified. Nothing was sent.
+        """
+        if self._context is None:
+            return
+        try:
+            with (
+                socket.create_connection((self._host, self._port or 443), timeout=CONNECT_SECONDS) as plain,
+                self._context.wrap_socket(plain, server_hostname=self._host),
+            ):
+                pass
+        except ssl.SSLCertVerificationError as error:
+            raise ProviderError(
+                f"the upstream {self._host} is not who it should be: {error.verify_message}",
+                next_command="put provider.engine.upstream right, or have its certificate's authority trusted here",
+            ) from None
+        except OSError:
+            return
 
     def answer(self, endpoint: str, body: dict[str, Any]) -> Answer:
         if body.get("stream"):
