@@ -163,14 +163,14 @@ class Gate:
     def _confirm(self, question: Question, where: str | None) -> None:
         origin = question.origin
         if self._doctor:
-            raise RefusedError(f"not asked: only this project says that {question} may be sent")
+            raise RefusedError(f"not asked: only this project sends {question}")
         named = f"  (named by {where})" if where else ""
         if self._ask is not None and self._ask(f"{question}{named}"):
             self._remember(question)
             return
         host = origin.host if ":" not in origin.host else f"[{origin.host}]"
         raise RefusedError(
-            f"not confirmed: {question} would be the first time that this goes there; nothing was sent",
+            f"not confirmed: sending {question}, which neither a shipped provider file nor you have named; nothing was sent",
             where=where,
             next_command=f"if you mean that host, answer yes on a terminal, or add --trust-host {host}:{origin.port}",
         )

@@ -21,6 +21,7 @@ class Provider(Protocol):
     repeated (`upload`, `fence`, `cancel`):
 
         CallUnavailable: timeout, reset, cut body, 408, 409, 429, 5xx, or a body that is not the provider's.
+        CallStopped: a redirect that the provider is not known for, or a certificate that fails: a person must act.
         CallNotFound: 404; unknown, not gone.
         CallRefused: a definite 4xx with the provider's own error body (a revoked key, for example).
     """
