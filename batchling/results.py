@@ -158,7 +158,7 @@ class Results:
             elif schema.model is None or record["text"] is None:
                 yield record["output"]
             else:
-                yield schema.python(record["text"])
+                yield schema.python(record["text"], record["output"])
 
     def _read(self, sql: str) -> Iterator[dict[str, Any]]:
         # As JSON, because DuckDB's Python values need packages of their own for some types.

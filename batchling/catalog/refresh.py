@@ -313,7 +313,7 @@ def _insert(
     con.execute(
         f"INSERT INTO {SCHEMA}.records SELECT run::VARCHAR, row_id, repeat, request_key, state, output,"
         f" {'data' if staging.data_type == 'JSON' else 'to_json(data)'}, text, error, attempts, cost_usd,"
-        f" {plan}, row FROM record"  # in the order of its lines, as it stands
+        f" {plan}, row, reasoning FROM record"  # in the order of its lines, as it stands
     )
     _insert_run_requests(con, plan, shards)
     _insert_runs(con, files, staging)

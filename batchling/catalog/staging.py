@@ -62,6 +62,7 @@ DECODED = {
     "length": "BIGINT",
     "parent_key": "VARCHAR",
     "schema": "INTEGER",
+    "reasoning": "VARCHAR",
 }
 """Fields of a line of responses/*.decoded.jsonl that the catalog uses."""
 
@@ -126,7 +127,7 @@ class Staging:
         group = _clamp(_GROUP_BYTES // width, 2048, 122_880)
         columns = (
             f"run::VARCHAR AS run_id, row_id, repeat, request_key, state, {output} AS output, data, text, error,"
-            " attempts, cost_usd, row"
+            " attempts, cost_usd, reasoning, row"
         )
         at_once = _WIDE_GROUP_BYTES // width
         if at_once >= 2048:  # what DuckDB handles at once
@@ -338,7 +339,7 @@ class Staging:
         self.con.execute(
             f"CREATE TEMP TABLE record (line BIGINT, run run, row BIGINT, row_id VARCHAR, repeat INTEGER,"
             f" root_key VARCHAR, request_key VARCHAR, state VARCHAR, output JSON, data {self.data_type},"
-            f" text VARCHAR, error VARCHAR, attempts INTEGER, cost_usd {MONEY})"
+            f" text VARCHAR, error VARCHAR, attempts INTEGER, cost_usd {MONEY}, reasoning VARCHAR)"
         )
         if self.files.emptied:
             return
@@ -350,11 +351,11 @@ class Staging:
                 INSERT INTO record
                 SELECT line.line, line.run, line.row, p.row_id, line.repeat, line.key, coalesce(r.key, line.key),
                   coalesce(r.state, 'pending'), r.output, {data}, r.text, r.error,
-                  coalesce(c.attempts, 0), c.cost
+                  coalesce(c.attempts, 0), c.cost, r.reasoning
                 FROM (SELECT * FROM line WHERE line BETWEEN {first} AND {last}) AS line
-                LEFT JOIN (SELECT d, key, state, output, text, error FROM response
+                LEFT JOIN (SELECT d, key, state, output, text, error, reasoning FROM response
                            WHERE d BETWEEN {answers[0]} AND {answers[1]}
-                           UNION ALL SELECT d, key, state, output, text, error FROM verdict
+                           UNION ALL SELECT d, key, state, output, text, error, reasoning FROM verdict
                            WHERE d BETWEEN {answers[0]} AND {answers[1]}) AS r ON r.d = line.d
                 LEFT JOIN (SELECT d, attempts, cost FROM chosen
                            WHERE d BETWEEN {answers[0]} AND {answers[1]}) AS c ON c.d = line.base

@@ -7,7 +7,7 @@ whole, and one that was damaged made databases unreadable.
 
 from __future__ import annotations
 
-VERSION = 1
+VERSION = 2
 """Raised when a table changes; a catalog of another version is set aside and rebuilt."""
 
 MONEY = "DECIMAL(18,9)"
@@ -134,6 +134,7 @@ TABLES: dict[str, dict[str, str]] = {
         "cost_usd": MONEY,
         "plan_id": "VARCHAR",
         "row": "BIGINT",  # 0-based position in the data: the order of rows
+        "reasoning": "VARCHAR",  # what stood around the JSON of an answer: thoughts and prose
     },
     "metrics": {
         "run_id": "VARCHAR",

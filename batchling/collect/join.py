@@ -30,13 +30,21 @@ class Row(NamedTuple):
     row_attempt: int = 1
 
 
+READER = 2
+"""Raised when answers are read more tolerantly than before: an earlier reader's `invalid` is not the last word."""
+
+
 class Verdict(NamedTuple):
-    """What validation says of an answer: the row's state, the JSON value, and one line when it is not ok."""
+    """What validation says of an answer: the row's state, the JSON value, and one line when it is not ok.
+
+    `reasoning` is what stood around the JSON.
+    """
 
     state: RowState
     output: Any = None
     error: str | None = None
     schema: int = 0
+    reasoning: str | None = None
 
 
 Judge = Callable[[Response], Verdict]
@@ -160,7 +168,7 @@ class Join:
             raise ValueError("a shard holds one request twice")
         self._suffix = suffix
         self._judge = judge
-        self._constant = {"shard": shard, "attempt": attempt, "source": source}
+        self._constant = {"shard": shard, "attempt": attempt, "source": source, "reader": READER}
         self._charge = charge
         self._decode = decode
         self._alike: dict[_Kind, _Alike] = {}
@@ -243,9 +251,9 @@ class Join:
         row = self._rows[place]
         outcome, usage = response.outcome, response.usage
         if outcome is Outcome.OK:
-            state, output, error, schema = self._judge(response)
+            state, output, error, schema, reasoning = self._judge(response)
         else:
-            state, output, schema = _STATE[outcome], None, 0
+            state, output, schema, reasoning = _STATE[outcome], None, 0, None
             error = _one_line(response.error_code, response.error_message)
         # Answers of one prompt mostly have few different counts: what is alike is encoded, and priced, once.
         kind = (usage, outcome, state, response.status_code, response.finish_reason, row.row_attempt, schema)
@@ -264,9 +272,9 @@ class Join:
                 _dumps(length),
                 alike.encoded,
             )
-            if error is None and row.parent_key is None and response.error_code is response.error_message is None:
+            if error is reasoning is row.parent_key is response.error_code is response.error_message is None:
                 return line + _NO_ERROR, alike
-            return line + _dumps(_rest(row, response, error))[1:] + b"\n", alike
+            return line + _dumps(_rest(row, response, error, reasoning))[1:] + b"\n", alike
         except TypeError:
             # An integer beyond 64 bits or a lone surrogate in the validated value: JSON has them, orjson does not.
             document = {
@@ -277,7 +285,7 @@ class Join:
                 "offset": offset,
                 "length": length,
                 **orjson.loads(b"{" + alike.encoded[:-1] + b"}"),
-                **_rest(row, response, error),
+                **_rest(row, response, error, reasoning),
             }
             return json.dumps(clean(document), default=str).encode() + b"\n", alike
 
@@ -330,9 +338,10 @@ class Join:
             self.summary.strays.append(Stray(kind, file, offset, len(line), detail[:200]))
 
 
-def _rest(row: Row, response: Response, error: str | None) -> dict[str, Any]:
+def _rest(row: Row, response: Response, error: str | None, reasoning: str | None) -> dict[str, Any]:
     """What is null on nearly every line."""
     return {
+        **({} if reasoning is None else {"reasoning": reasoning}),
         "error_code": response.error_code,
         "error_message": response.error_message,
         "error": error,

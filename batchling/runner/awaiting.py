@@ -126,6 +126,7 @@ def _settle(workspace: Refreshes, session: Session, name: str, library: Library)
                 folder,
                 {number: where for number, (_, where) in lanes.items()},
                 session.attempts,
+                _schemas(session),
                 library=library,
                 tag=tag,
             )
@@ -197,6 +198,12 @@ def _hold(session: Session, plan: str, before: str, keys: set[str]) -> str:
         writer.close()
     _write_index(session, folder.held_index(name), entries)
     return name
+
+
+def _schemas(session: Session) -> dict[int, str]:
+    """Position → hash of the plan's schemas; plans of 0.1.0 have no hashes."""
+    runs = session.folder.load(session.disk)["runs"]
+    return {run["schema_index"]: run["schema_sha256"] for run in runs if run.get("schema_sha256")}
 
 
 def _where(session: Session, lane: int) -> tuple[str, str, str, str]:

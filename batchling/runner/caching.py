@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import orjson
+
 from batchling import catalog
-from batchling.collect import Join, Row
+from batchling.collect import Join, Row, lines
 from batchling.disk import Disk
-from batchling.errors import CatalogDamagedError
+from batchling.errors import CatalogDamagedError, UsageError
 from batchling.models import Price, RowState
 from batchling.request import repair_key
 from batchling.runner.blotting import blots_of
 from batchling.runner.folder import PlanFolder
 from batchling.runner.gathering import chunks, write_lines
-from batchling.runner.judging import Schemas, charge_at, judge_again, judge_by_schema
+from batchling.runner.judging import Kept, Schemas, charge_at, judge_again, judge_by_schema
 from batchling.runner.shards import IndexEntry, index_line, read_also, read_index
 
 NOT_RECEIVED = "may have been paid for in an earlier plan, and was not received"
@@ -64,6 +66,7 @@ def reuse_answers(
     folder: PlanFolder,
     lanes: Mapping[int, CacheLane],
     repairs: int,
+    schemas: Mapping[int, str],
     *,
     library: Library,
     tag: str = "cache",
@@ -74,6 +77,8 @@ def reuse_answers(
 
     Args:
         repairs: how many repairs a row can have had.
+        schemas: position → hash of each of the plan's schemas. What an earlier plan made of an answer by the same schema is
+            copied as well, into `<tag>.verdicts.jsonl`.
 
     Raises:
         CatalogDamagedError: the catalog names a line that is not there.
@@ -99,6 +104,9 @@ def reuse_answers(
                 if answer.key in children:
                     found.append((children[answer.key], answer))
     _copy(disk, runs, folder.responses / f"{tag}.jsonl", [answer for _, answer in found])
+    judged = list(_judged_before(disk, runs, found, schemas))
+    if judged:
+        write_lines(disk, _verdicts(folder, tag), judged)
     added = [entry for entry, _ in found if entry.parent]
     if added:
         writer = disk.append(index)
@@ -109,12 +117,44 @@ def reuse_answers(
             writer.close()
 
 
+def _verdicts(folder: PlanFolder, tag: str) -> Path:
+    return folder.responses / f"{tag}.verdicts.jsonl"
+
+
+def _judged_before(
+    disk: Disk, runs: Path, found: Sequence[tuple[IndexEntry, catalog.Answer]], schemas: Mapping[int, str]
+) -> Iterator[bytes]:
+    """What the plans that the answers come from made of them, where that was by one of our schemas."""
+    places: dict[tuple[str, str], dict[str, IndexEntry]] = {}
+    for entry, answer in found:
+        places.setdefault((answer.plan_id, answer.file), {})[answer.key] = entry
+    for (plan, file), wanted in sorted(places.items()):
+        theirs = PlanFolder(runs / plan)
+        if not disk.exists(theirs.document):
+            continue
+        try:
+            known = {run["schema_index"]: run.get("schema_sha256") for run in theirs.load(disk)["runs"]}
+        except UsageError:  # a plan that cannot be read stops no other: the answers are judged here
+            continue
+        stem = file.removesuffix(".jsonl").removesuffix(".output").removesuffix(".errors")
+        decoded = theirs.responses / f"{stem}.decoded.jsonl"
+        for path in (decoded, theirs.judged_again(decoded)):
+            if not disk.exists(path):
+                continue
+            for _, line in lines(chunks(disk, path)):
+                document = orjson.loads(line)
+                sha = known.get(document.get("schema") or 0)
+                if sha is not None and document["key"] in wanted:
+                    for number in (n for n, ours in schemas.items() if ours == sha):
+                        yield orjson.dumps({**document, "schema": number}, option=orjson.OPT_APPEND_NEWLINE)
+
+
 def _copy(disk: Disk, runs: Path, target: Path, answers: Sequence[catalog.Answer]) -> None:
     groups: dict[tuple[str, str], list[catalog.Answer]] = {}
     for answer in answers:
         groups.setdefault((answer.plan_id, answer.file), []).append(answer)
 
-    def lines() -> Iterator[bytes]:
+    def raw() -> Iterator[bytes]:
         for (plan, file), group in sorted(groups.items()):
             path = runs / plan / "responses" / file
             blots = blots_of(disk, path.parent, file)
@@ -130,7 +170,7 @@ def _copy(disk: Disk, runs: Path, target: Path, answers: Sequence[catalog.Answer
                         )
                     yield blots.line(line) + b"\n"
 
-    write_lines(disk, target, lines())
+    write_lines(disk, target, raw())
 
 
 def decode_cache(
@@ -145,6 +185,8 @@ def decode_cache(
     """Writes `<tag>.decoded.jsonl` from the raw lines and their index. Free to repeat."""
     raw = folder.responses / f"{tag}.jsonl"
     entries = read_index(disk, folder.responses / f"{tag}.index.csv")
+    target = folder.responses / f"{tag}.decoded.jsonl"
+    kept = Kept(disk, [target, folder.judged_again(target), _verdicts(folder, tag)], schemas)
 
     def decoded() -> Iterator[bytes]:
         for lane in sorted({entry.lane for entry in entries}):
@@ -152,7 +194,7 @@ def decode_cache(
             join = Join(
                 (Row(e.key, e.parent or None, e.tokens, 1) for e in mine),
                 suffix=None,
-                judge=judge_by_schema(mine, schemas),
+                judge=judge_by_schema(mine, schemas, kept),
                 shard=0,
                 attempt=1,
                 source="cache",
@@ -163,11 +205,16 @@ def decode_cache(
             # What has no line here has no answer anywhere: it was left out on purpose.
             yield from join.finish(error_message=NOT_RECEIVED)
 
-    target = folder.responses / f"{tag}.decoded.jsonl"
     also = read_also(disk, folder.also)
-    if also:  # before the other, whose being there says that both are
-        write_lines(disk, folder.judged_again(target), judge_again(decoded(), also, schemas))
-    write_lines(disk, target, decoded())
+    if not also:
+        write_lines(disk, target, decoded())
+        return
+    # The other file first: this one's being there says that both are. And no answer is judged twice for it.
+    ready = target.with_name(target.name + ".ready")
+    write_lines(disk, ready, decoded())
+    answers = (line for _, line in lines(chunks(disk, ready)))
+    write_lines(disk, folder.judged_again(target), judge_again(answers, also, schemas, kept))
+    disk.replace(ready, target)
 
 
 def cached_tags(disk: Disk, folder: PlanFolder) -> Iterable[str]:

@@ -14,7 +14,7 @@ from batchling.ledger import Action, Attempt, Phase, Shard
 from batchling.models import KEY_LENGTH, Batch, BatchError, Outcome
 from batchling.runner.blotting import Blots
 from batchling.runner.folder import PlanFolder
-from batchling.runner.judging import charge_at, judge_again, judge_by_schema
+from batchling.runner.judging import Kept, charge_at, judge_again, judge_by_schema
 from batchling.runner.reading import Tally, absent_outcome, said, tally_documents, tally_summary
 from batchling.runner.session import LaneKit, Session
 from batchling.runner.shards import READ_BYTES, IndexEntry, read_also, read_index
@@ -94,7 +94,7 @@ def decode_attempt(
     absent: Outcome | None = None,
     message: str | None = None,
 ) -> tuple[Summary, str | None]:
-    """Writes the decoded form of an attempt's raw files. Free to repeat: it depends on nothing else.
+    """Writes the decoded form of an attempt's raw files. Free to repeat: what was judged before is not judged again.
 
     Args:
         absent, message: what a row without a line is, and why; None: by how the batch ended.
@@ -105,10 +105,12 @@ def decode_attempt(
     entries = read_index(disk, folder.index(shard.number))
     suffix = f"-{folder.tail}-{shard.number:04d}"
     blots = Blots(disk, folder.blotted(shard.number, attempt.number), kit.scrubber)
+    target = folder.decoded(shard.number, attempt.number)
+    kept = Kept(disk, [target, folder.judged_again(target)], kit.schemas)
     join = Join(
         (Row(e.key, e.parent or None, e.tokens, shard.row_attempt) for e in entries),
         suffix=suffix,
-        judge=judge_by_schema(entries, kit.schemas),
+        judge=judge_by_schema(entries, kit.schemas, kept),
         shard=shard.number,
         attempt=attempt.number,
         charge=charge_at(kit.price),
@@ -123,7 +125,6 @@ def decode_attempt(
         if failure.kind is FailureKind.FATAL:
             fatal = f"{failure.code}: {failure.message}"[:500]
         refused = _refused_lines(entries, failure.lines, suffix)
-    target = folder.decoded(shard.number, attempt.number)
 
     def decoded() -> Iterator[bytes]:
         for file in attempt.files:
@@ -138,7 +139,7 @@ def decode_attempt(
     also = read_also(disk, folder.also)
     if also:
         answers = (line for _, line in lines(chunks(disk, target)))
-        write_lines(disk, folder.judged_again(target), judge_again(answers, also, kit.schemas))
+        write_lines(disk, folder.judged_again(target), judge_again(answers, also, kit.schemas, kept))
     set_aside = folder.strays(shard.number, attempt.number)
     if join.summary.strays:
         write_lines(disk, set_aside, (orjson.dumps(stray._asdict()) + b"\n" for stray in join.summary.strays))

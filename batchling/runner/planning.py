@@ -474,7 +474,8 @@ def _create(
     if totals.cached or known.doubts.found:
         attempts = max(p.spec.config.retry.attempts for p in made.points)
         where = {lane.number: lane_identity(lane) for lane in made.lanes}
-        reuse_answers(disk, runs, folder, where, attempts, library=library)
+        schemas = {p.schema_index: p.schema_sha256 for p in made.points}
+        reuse_answers(disk, runs, folder, where, attempts, schemas, library=library)
     awaits = sorted(plan for plan in known.claimed if disk.exists(folder.held(plan)))
     journal = Journal(disk, folder.journal)
     try:
@@ -590,6 +591,7 @@ def plan_document(
                 "columns": [c.name for c in snapshot.columns],
                 "schema": None if point.schema is None else point.schema.json_schema,
                 "schema_index": point.schema_index,
+                "schema_sha256": point.schema_sha256,
                 "output_type": output_type(point),
                 "data_type": data_type(snapshot),
                 "metrics": dict(config.metrics),

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
+from batchling.schema import wrapping
 from batchling.schema.nodes import Node, resolve, takes_null
 
 MAX_DEPTH = 100
@@ -21,7 +21,6 @@ MAX_DEPTH = 100
 
 INT64 = 2**63
 
-_FENCED = re.compile(r"```[A-Za-z0-9]*[ \t]*\r?\n(.*?)\r?\n?[ \t]*```", re.DOTALL)
 _ERROR_CHARACTERS = 500
 
 
@@ -29,27 +28,33 @@ class NotJson(ValueError):
     """The text is not one JSON value; the message is one line."""
 
 
-def parse(text: str | bytes) -> tuple[Any, bytes | str, bool]:
-    """Read an answer: a JSON value, with white space or one Markdown fence around it, nothing else.
+class Parsed(NamedTuple):
+    """A JSON value out of an answer.
 
-    Returns:
-        The value, the JSON text without what was around it, and whether a number is beyond 64-bit integers;
-        in the value such numbers are floats, never rounded onto an integer that has 64 bits.
+    Attributes:
+        text: its JSON text, without what was around it.
+        large: whether a number is beyond 64-bit integers; in the value such numbers are floats, never rounded onto an
+            integer that has 64 bits.
+        around: what was around it, thoughts and prose; None: nothing.
+    """
+
+    value: Any
+    text: bytes | str
+    large: bool
+    around: str | None = None
+
+
+def parse(text: str | bytes) -> Parsed:
+    """Read an answer: a JSON value, and around it only what `wrapping` knows how to take away.
 
     Raises:
-        NotJson: it is not JSON, names a property twice, or is too deep.
+        NotJson: it is not JSON, it is not certain which JSON is meant, it names a property twice, or is too deep.
     """
+    around = None
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        inner = _unwrapped(text)
-        if inner is None:
-            raise NotJson(one_line(f"not JSON: {error}")) from error
-        text = inner
-        try:
-            value = orjson.loads(text)
-        except orjson.JSONDecodeError as again:
-            raise NotJson(one_line(f"not JSON: {again}")) from again
+        value, text, around = _unwrapped(text, error)
     names, large = _measure(value, 0)
     if not _each_name_once(text if isinstance(text, bytes) else text.encode(), names):
         try:
@@ -60,7 +65,7 @@ def parse(text: str | bytes) -> tuple[Any, bytes | str, bool]:
             raise NotJson(one_line(f"not JSON: {error}")) from error
     if large:
         value = json.loads(text, parse_int=_integer, parse_float=_float)
-    return value, text, large
+    return Parsed(value, text, large, around)
 
 
 def one_line(message: str) -> str:
@@ -78,17 +83,23 @@ def has_large_integer(value: Any) -> bool:
     return type(value) is int and not -INT64 <= value < INT64
 
 
-def _unwrapped(text: str | bytes) -> str | None:
+def _unwrapped(text: str | bytes, error: orjson.JSONDecodeError) -> tuple[Any, str, str | None]:
+    """Value, JSON text and surroundings of an answer that is not JSON as it stands."""
     if isinstance(text, bytes):
         try:
             text = text.decode("utf-8")
         except UnicodeDecodeError:
-            return None
-    stripped = text.strip()
-    fenced = _FENCED.fullmatch(stripped)
-    if fenced:
-        return fenced[1]
-    return stripped if len(stripped) < len(text) else None
+            raise NotJson(one_line(f"not JSON: {error}")) from error
+    last = error
+    try:
+        for found in wrapping.candidates(text):
+            try:
+                return orjson.loads(found.text), found.text, found.around
+            except orjson.JSONDecodeError as again:
+                last = again
+    except wrapping.Unclear as unclear:
+        raise NotJson(one_line(str(unclear))) from unclear
+    raise NotJson(one_line(f"not JSON: {last}")) from last
 
 
 def _measure(value: Any, depth: int) -> tuple[int, bool]:

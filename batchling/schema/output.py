@@ -16,6 +16,7 @@ from batchling.schema.fields import from_fields
 from batchling.schema.keywords import with_nulls
 from batchling.schema.limits import OPENAI_LIMITS, StrictLimits
 from batchling.schema.nodes import Node
+from batchling.schema.sets import may_hold_sets, sorted_sets
 from batchling.schema.strict import strict
 from batchling.spec import SchemaConfig
 
@@ -30,6 +31,18 @@ class Validated(NamedTuple):
 
     output: Any
     error: str | None
+
+
+class Judged(NamedTuple):
+    """The check of one answer, and what it was wrapped in.
+
+    Attributes:
+        reasoning: thoughts and prose that stood around the JSON; None: nothing.
+    """
+
+    output: Any
+    error: str | None
+    reasoning: str | None
 
 
 class OutputSchema:
@@ -55,6 +68,7 @@ class OutputSchema:
         self.json_schema = json_schema
         self.model = model
         self._check: Callable[[Any, str | bytes, bool], Validated]
+        self._has_sets = False
         if model is None:
             self._validator = _validator(json_schema)
             self._check = self._check_value
@@ -62,6 +76,7 @@ class OutputSchema:
             self._read = model.__pydantic_validator__.validate_json
             self._write = model.__pydantic_serializer__.to_python
             self._check = self._check_model
+            self._has_sets = may_hold_sets(model, json_schema)
         sent = strict(json_schema, limits) if limits is not None else None
         self.strict_schema = sent.schema if sent else None
         self.unsent = sent.unsent if sent else ()
@@ -71,26 +86,41 @@ class OutputSchema:
         """Check an answer. Never raises: what is wrong is one line in `error`.
 
         With a pydantic class the output is the object's JSON form (defaults filled in, validators
-        applied); else it is the answer's value, without the nulls that stand for optional properties.
+        applied, sets sorted); else it is the answer's value, without the nulls that stand for optional properties.
         """
-        try:
-            value, text, large = parse(text)
-        except NotJson as error:
-            return Validated(None, str(error))
-        return self._check(value, text, large)
+        output, error, _ = self.judge(text)
+        return Validated(output, error)
 
-    def python(self, text: str | bytes) -> Any:
+    def judge(self, text: str | bytes) -> Judged:
+        """`validate`, with what stood around the JSON."""
+        try:
+            value, text, large, around = parse(text)
+        except NotJson as error:
+            return Judged(None, str(error), None)
+        output, problem = self._check(value, text, large)
+        return Judged(output, problem, around)
+
+    def python(self, text: str | bytes, output: Any = None) -> Any:
         """A valid answer as the pydantic object, or as plain values where the schema is no class.
+
+        Args:
+            output: what was stored of it, where that is known: the object is made of it, so that what a default factory
+                gave stays. The answer's text counts where the class does not take back what it wrote.
 
         Raises:
             ValueError: the answer is not valid; the message is one line.
         """
         if self.model is None:
-            output, error = self.validate(text)
+            valid, error = self.validate(text)
             if error is not None:
                 raise ValueError(error)
-            return output
-        value, text, _ = parse(text)
+            return valid
+        if output is not None:
+            try:
+                return self._read(orjson.dumps(output))
+            except Exception:  # a person's code; the text is there
+                pass
+        value, text, _, _ = parse(text)
         try:
             return self._object(value, text)
         except Exception as error:
@@ -119,7 +149,10 @@ class OutputSchema:
 
     def _check_model(self, value: Any, text: str | bytes, large: bool) -> Validated:
         try:
-            output = self._write(self._object(value, text), mode="json", by_alias=True)
+            made = self._object(value, text)
+            output = self._write(made, mode="json", by_alias=True)
+            if self._has_sets:
+                output = sorted_sets(made, output)
             if large and has_large_integer(output):
                 return Validated(None, "an integer is outside 64 bits")
             orjson.dumps(output)  # whoever stores it must be able to

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchling.collect import Join, Row, Summary, Verdict
+from batchling.collect.join import READER
 from batchling.models import Outcome, Response, RowState, Usage
 
 SUFFIX = "-3f9ac1-0001"
@@ -64,6 +65,7 @@ def test_an_answer_becomes_a_decoded_line_with_the_place_of_its_bytes() -> None:
         charge=lambda usage: Decimal(usage.input_tokens or 0) / 1_000_000_000,
     )
     assert rows[KEYS[1]] == {
+        "reader": READER,
         "key": KEYS[1],
         "shard": 1,
         "attempt": 1,
