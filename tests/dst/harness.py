@@ -113,12 +113,12 @@ class Result:
 class Schema:
     """Stands for a compiled output schema."""
 
-    def validate(self, text: str) -> tuple[Any, str | None]:
+    def judge(self, text: str) -> tuple[Any, str | None, str | None]:
         try:
             value = json.loads(text)
         except ValueError:
-            return None, "not JSON"
-        return (value, None) if "n" in value else (None, "n is missing")
+            return None, "not JSON", None
+        return (value, None, None) if "n" in value else (None, "n is missing", None)
 
 
 class Broken(Exception):
