@@ -37,17 +37,24 @@ def adopt_from_list(session: Session, group: str) -> bool:
     shown: set[str] = set()
     doubtful: list[Batch] = []
     since = _oldest_doubt(session, group)
+    lanes = [kit.lane.number for kit in session.kits_of(group)]
+    session.undecided.discard(group)
     for row in listing(session, group):
         shown.add(row.id)
         mine = own(row, session, group)
         if session.knows(row.id, group):
             continue
-        if mine is not None:
-            clear = _take(session, group, row.id, mine) and clear
+        # A row with an input file of ours is worth a look, whatever its metadata says.
+        worth = mine or by_file(row, session, lanes)
+        if worth is not None:
+            decided = _take(session, group, row.id, worth)
+            if not decided and (mine is not None or not _is_known_foreign(session, row.id)):
+                clear = False
+                session.undecided.add(group)
         elif since is not None:
             doubtful.append(row)
     if since is None:
-        return True
+        return clear
     clear = _examine(session, group, doubtful, since) and clear
     unseen = _known(session, group) - shown
     if unseen:
@@ -136,6 +143,11 @@ def _get(session: Session, group: str, batch_id: str) -> Batch | None:
         return None
     session.unread.pop(batch_id, None)
     return batch
+
+
+def _is_known_foreign(session: Session, batch_id: str) -> bool:
+    """A GET of it said that it is somebody else's, not long ago."""
+    return session.unread.get(batch_id, 0.0) > session.clock.now() + ASK_AGAIN_SECONDS
 
 
 def _take(session: Session, group: str, batch_id: str, mine: tuple[int, int], batch: Batch | None = None) -> bool:

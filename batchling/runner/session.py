@@ -136,6 +136,7 @@ class Session:
     Attributes:
         batches: the newest that the provider said of each batch (memory only).
         failures: calls that failed in a row.
+        undecided: groups whose list had a row of ours, at the last look, that could not be read by its id.
         missing: what is not as it should be (a file's 404, a short download) → Unix seconds since when it is so
             without a change, and how often it was seen.
         renewed: file id → shards that were written anew because it must not be used again.
@@ -159,6 +160,7 @@ class Session:
     batches: dict[str, Batch] = field(default_factory=dict)
     failures: dict[tuple[str, int, int], int] = field(default_factory=dict)
     quiet_polls: dict[str, int] = field(default_factory=dict)
+    undecided: set[str] = field(default_factory=set)
     missing: dict[str, tuple[float, int]] = field(default_factory=dict)
     telling: Telling = field(default_factory=Telling)
     renewed: dict[str, int] = field(default_factory=dict)

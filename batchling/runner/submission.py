@@ -17,7 +17,7 @@ from batchling.errors import (
 from batchling.ledger import Action, Attempt, Phase, Shard, at_stake, resubmit_limit
 from batchling.models import Submission
 from batchling.runner import replanning
-from batchling.runner.adoption import adopt_from_list
+from batchling.runner.adoption import ASK_AGAIN_SECONDS, adopt_from_list
 from batchling.runner.gathering import give_up
 from batchling.runner.session import Session
 from batchling.runner.shards import chunks
@@ -44,6 +44,9 @@ for what the provider can do."""
 
 ROUTE_TRIES = 8
 """The same for answers that may as well be a gateway's (404, 405, 501, a strange body): some minutes."""
+
+LAST_LOOKS = 12
+"""Looks at the list in a row in which a row of ours cannot be read (two hours), after which a plan may end without it."""
 
 UNKNOWN_FATES = 3
 """Attempts of a shard whose fate stays unknown, of which the last one waits for a person, whatever it costs. The model
@@ -309,6 +312,13 @@ def audit(session: Session, action: Action) -> None:
         session.observer.trouble(session, "the audit is left out: the provider's list cannot be read", error, 0.0)
     session.settled("audit " + action.group, 0, 0)
     session.pace.audits[action.group] = session.clock.now()
+    looks = session.failures.get(("look again " + action.group, 0, 0), 0) + 1
+    if action.group in session.undecided and looks < LAST_LOOKS:
+        # A row of ours could not be read: it is looked at again before the plan ends.
+        session.failures["look again " + action.group, 0, 0] = looks
+        session.pace.due["audit " + action.group, 0, 0] = session.clock.now() + ASK_AGAIN_SECONDS
+        return
+    session.settled("look again " + action.group, 0, 0)
     session.pace.audited_seq[action.group] = session.state.seq
 
 
