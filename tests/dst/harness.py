@@ -222,6 +222,8 @@ def draw_lies(rng: random.Random, world: World, faults: Faults) -> tuple[Lie, ..
             lies = [lie for lie in lies if lie.what != "file: fills late"]
         else:
             lies = [lie for lie in lies if lie.what not in HIDE_COUNTS]
+    if "batch: final status in another word" in told:
+        lies = [lie for lie in lies if lie.what not in HIDE_COUNTS]  # only full counts say that such a word is final
     if not (faults.counts and faults.sizes) or told & HIDE_COUNTS:
         # The same for a download that is cut between two lines, where nothing says how long it is.
         lies = [lie for lie in lies if lie.what not in UNMEASURED or not faults.download_cut]
@@ -295,6 +297,8 @@ class Schedule:
                 if "list" in world.lies and rng.random() < 0.05:
                     server.strangers = 2_000
                 if "ids" in world.lies:
+                    # Where a name comes back, a request that is late means another file: that is not promised.
+                    self.faults = server.faults = replace(self.faults, create_late=0.0)
                     server.ids = rng.choice(("content", "counter"))
         self.parsed: tuple[bytes, list[dict[str, Any]]] = (b"", [])
         scale = rng.choice((1.0, 1.0, 8.0)) * TOKENS / world.tokens
