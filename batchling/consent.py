@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from batchling.disk import make_folders, open_lock, open_private
 from batchling.errors import ConfigError
 from batchling.trust import Origin
 
@@ -55,8 +56,8 @@ class Consent:
             ConfigError: the file there cannot be believed.
             OSError: it cannot be written.
         """
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = os.open(self._folder / "hosts.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        make_folders(self._folder)
+        lock = open_lock(self._folder / "hosts.lock")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be asking the same person something else
             entries = self._entries()
@@ -67,7 +68,7 @@ class Consent:
                     entries.append({"variable": variable, "origin": str(origin), "since": now})
             part = self.path.with_name(f".hosts.{os.getpid()}.part")
             part.unlink(missing_ok=True)
-            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            descriptor = open_private(part, os.O_WRONLY | os.O_EXCL | os.O_NOFOLLOW)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 json.dump({"version": _VERSION, "pairs": entries}, file, indent=2)
                 file.write("\n")

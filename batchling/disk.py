@@ -2,6 +2,11 @@
 
 A `Disk` is handed to the journal and the runner, so the same code runs on a simulated disk that
 loses what was not fsynced. `RealDisk` is the machine's.
+
+Prompts, rows and answers are private, so files get the mode 600 and folders 700, whatever the umask. Below a folder of
+mode 2770 (`paths.mode: shared` makes the runs folder one) they get 660 and 2770: the folder itself says how it is
+shared, so nobody has to be told, neither another command nor the embedded server. What other libraries create (DuckDB,
+SQLite) gets its mode from `make_private` or `create_private`.
 """
 
 from __future__ import annotations
@@ -11,6 +16,7 @@ import fcntl
 import os
 import shutil
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -43,6 +49,7 @@ class Disk(Protocol):
     def size(self, path: Path) -> int: ...
     def names(self, folder: Path) -> list[str]: ...
     def make_folder(self, folder: Path) -> None: ...
+    def share(self, folder: Path) -> None: ...
     def create(self, path: Path) -> Writer: ...
     def append(self, path: Path) -> Writer: ...
     def truncate(self, path: Path, size: int) -> None: ...
@@ -50,6 +57,122 @@ class Disk(Protocol):
     def remove(self, path: Path) -> None: ...
     def discard(self, folder: Path) -> None: ...
     def lock(self, path: Path, *, wait: bool = False) -> Lock: ...
+
+
+_SHARED = 0o2770
+
+
+def _file_mode(folder: Path) -> int:
+    return 0o660 if _is_shared(folder) else 0o600
+
+
+def _is_shared(folder: Path) -> bool:
+    """Whether its group may write in it and nobody else may see it; the mode that `RealDisk.share` gives."""
+    try:
+        return stat.S_IMODE(folder.stat().st_mode) == _SHARED
+    except OSError:
+        return False
+
+
+def make_folders(folder: Path) -> list[Path]:
+    """Makes a folder and its parents, those that are missing with the mode 700, or 2770 below a shared one.
+
+    Returns:
+        The folders that were missing, the innermost first.
+
+    Raises:
+        OSError: one cannot be made.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    for path in reversed(missing):
+        try:
+            path.mkdir(mode=0o700)
+        except FileExistsError:
+            if not path.is_dir():
+                raise
+            continue  # another process made it in between
+        except FileNotFoundError as error:  # a file system that makes no folders, such as /proc
+            raise PermissionError(errno.EACCES, "no folder can be made there") from error
+        _change_mode(path, _SHARED if _is_shared(path.parent) else 0o700)
+    if not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+    return missing
+
+
+def make_private(path: Path) -> None:
+    """Gives a file that another library created its mode. An absent file, or somebody else's, is left alone."""
+    with suppress(FileNotFoundError):
+        _change_mode(path, _file_mode(path.parent))
+
+
+def create_private(path: Path) -> None:
+    """Makes an empty file for a library that would create it with the umask's mode. One that is there stays as it is.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    with suppress(FileExistsError):
+        os.close(open_private(path, os.O_WRONLY | os.O_EXCL))
+
+
+def open_private(path: Path, flags: int) -> int:
+    """A descriptor of a file, which is made, with its mode, where it is missing; a file that is there keeps its mode.
+
+    Raises:
+        OSError: as `os.open`.
+    """
+    new = not path.exists()
+    descriptor = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    if new:
+        _change_mode(descriptor, _file_mode(path.parent))
+    return descriptor
+
+
+def _change_mode(path: Path | int, mode: int) -> None:
+    """Changes a mode where it differs; a file system without modes keeps what it has."""
+    if stat.S_IMODE(os.stat(path).st_mode) != mode:  # noqa: PTH116 - a descriptor too
+        with suppress(PermissionError, NotImplementedError):
+            os.chmod(path, mode)  # noqa: PTH101 - a descriptor too
+
+
+def open_lock(path: Path, *, writable: bool = True) -> int:
+    """A descriptor of a lock file, which is made where it is missing.
+
+    A lock file is emptied and written into, so a link that somebody put in its place would destroy what it leads to:
+    links are not followed, and only a plain file with one name is taken, of ours or of whom the folder belongs to (in
+    a shared folder: of anybody in the group).
+
+    Raises:
+        DiskError: there is something else in its place.
+        OSError: it cannot be opened.
+    """
+    flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        descriptor = open_private(path, flags)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EMLINK, errno.EISDIR, errno.ENXIO):
+            raise _no_lock(path, "a link" if path.is_symlink() else "no plain file") from None
+        raise
+    try:
+        found, folder = os.fstat(descriptor), path.parent.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise _no_lock(path, "no plain file")
+        if found.st_nlink > 1:
+            raise _no_lock(path, "a file that has another name too")
+        if found.st_uid not in (os.geteuid(), folder.st_uid) and not _is_shared(path.parent):
+            raise _no_lock(path, "somebody else's")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _no_lock(path: Path, what: str) -> DiskError:
+    return DiskError(
+        f"the lock file is {what}, so it is not opened",
+        where=str(path),
+        next_command="find out who put it there and remove it, then run the same command again",
+    )
 
 
 @contextmanager
@@ -77,7 +200,7 @@ class _File:
         self.path = path
         self.unnamed = not path.exists()
         with _telling("open", path):
-            self.descriptor = os.open(path, flags | os.O_CLOEXEC, 0o644)
+            self.descriptor = open_private(path, flags)
 
     def write(self, data: bytes, /) -> int:
         view = memoryview(data)
@@ -144,19 +267,21 @@ class RealDisk:
 
     def make_folder(self, folder: Path) -> None:
         with _telling("make folder", folder):
-            missing = [path for path in (folder, *folder.parents) if not path.exists()]
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except FileNotFoundError as error:  # a file system that makes no folders, such as /proc
-                raise PermissionError(errno.EACCES, "no folder can be made there") from error
-            for path in missing:
+            for path in make_folders(folder):
                 _sync_folder(path.parent)
 
+    def share(self, folder: Path) -> None:
+        """Lets the folder's group read and write what will be made in it (mode 2770); somebody else's stays as it is."""
+        self.make_folder(folder)
+        with _telling("share", folder):
+            if not _is_shared(folder) and folder.stat().st_uid == os.geteuid():
+                _change_mode(folder, _SHARED)
+
     def create(self, path: Path) -> Writer:
-        return _File(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        return _File(path, os.O_WRONLY | os.O_TRUNC)
 
     def append(self, path: Path) -> Writer:
-        return _File(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        return _File(path, os.O_WRONLY | os.O_APPEND)
 
     def truncate(self, path: Path, size: int) -> None:
         with _telling("truncate", path):
@@ -180,7 +305,7 @@ class RealDisk:
     def lock(self, path: Path, *, wait: bool = False) -> Lock:
         """An exclusive lock on `path`. Held by another process: LockedError that names it, or wait for it."""
         with _telling("lock", path):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = open_lock(path)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:

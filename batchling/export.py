@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +24,7 @@ from batchling.catalog.references import Reference
 from batchling.duck import identifier, literal
 from batchling.errors import DiskError, UsageError
 from batchling.printable import printable as printable
+from batchling.scratch import scratch
 
 if TYPE_CHECKING:
     import duckdb
@@ -109,13 +109,13 @@ def _write(files: PlanFiles, run_id: str | None, stream: BinaryIO, form: Format)
 
     done = 0
     for memory_mb in _MEMORY_MB:
-        with tempfile.TemporaryDirectory(prefix="batchling-") as scratch:
+        with scratch() as folder:
             # One thread: a second one would hold as much again, and the records must keep their order.
-            con = duck.connect(memory_mb=memory_mb, threads=1, temp=Path(scratch) / "spill")
+            con = duck.connect(memory_mb=memory_mb, threads=1, temp=folder / "spill")
             try:
                 con.execute(f"CREATE VIEW results AS {select(files, run_id)}")
                 if form == "parquet":
-                    return _parquet(con, stream, Path(scratch) / "results.parquet", _group_rows(con, files))
+                    return _parquet(con, stream, folder / "results.parquet", _group_rows(con, files))
                 write = _jsonl if form == "jsonl" else _csv
                 for chunk, n in write(con, done):
                     stream.write(chunk)

@@ -314,6 +314,11 @@ class PathsConfig(Section):
     runs: str = Field(
         default="runs", description="Folder of the plans, relative to the project; the variable BATCHLING_RUNS wins."
     )
+    mode: Literal["private", "shared"] = Field(
+        default="private",
+        description="Who may read and write there: private: the user (files 600, folders 700); shared: the folder's group too "
+        "(660, 2770).",
+    )
 
 
 class Config(Section):

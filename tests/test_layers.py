@@ -36,6 +36,7 @@ LAYERS: list[tuple[str, set[str]]] = [
         "edges",
         {
             "disk",
+            "scratch",
             "clock",
             "duck",
             "journal",

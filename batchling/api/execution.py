@@ -17,6 +17,7 @@ from batchling.api.outcome import MetricValue, Outcome, RunReport
 from batchling.api.standing import not_received, recipients_of, undecided
 from batchling.api.workspace import Workspace, state_name
 from batchling.catalog.rows import Refreshed
+from batchling.disk import create_private
 from batchling.duck import interrupted
 from batchling.errors import (
     BatchlingError,
@@ -104,6 +105,7 @@ def _log(folder: PlanFolder) -> Iterator[logging.Logger]:
     logger = logging.getLogger(f"batchling.plan.{folder.tail}")
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    create_private(folder.path / "log.txt")
     handler = logging.FileHandler(folder.path / "log.txt", encoding="utf-8")
     formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
     handler.setFormatter(formatter)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -50,6 +49,7 @@ from batchling.runner.planning import (
 )
 from batchling.runner.remarks import notes
 from batchling.runner.session import Observer, Session
+from batchling.scratch import scratch
 from batchling.scrub import cut
 from batchling.spec import Spec
 from batchling.trust import COMPATIBLE, Origin, recipients, recorded
@@ -126,8 +126,8 @@ def plan_specs(
     from batchling.runner.planning import refuse_over_budget
 
     workspace = Workspace(runs)
-    with tempfile.TemporaryDirectory(prefix="batchling-plan-") as folder:
-        made = draft(specs, Path(folder), runs, now=workspace.clock.now())
+    with scratch("plan") as folder:
+        made = draft(specs, folder, runs, now=workspace.clock.now())
         known = known_keys(workspace.disk, runs, made, fresh=fresh, retry=frozenset(retry))
         totals = count(made, known, encoders(made.lanes), show=show)
         refuse_over_budget(made, totals)

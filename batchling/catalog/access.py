@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from batchling import duck
 from batchling.catalog import tables
+from batchling.disk import make_folders, make_private, open_lock
 from batchling.duck import literal
 from batchling.errors import CatalogBusyError, CatalogDamagedError, CatalogError, DiskError, DiskFullError
 
@@ -67,9 +68,8 @@ def file_of(runs: Path) -> Path:
 @contextmanager
 def _locked(runs: Path, *, exclusive: bool, wait: float) -> Iterator[None]:
     path = runs / (FILE + ".lock")
-    flags = (os.O_RDWR if exclusive else os.O_RDONLY) | os.O_CREAT | os.O_CLOEXEC
     try:
-        descriptor = os.open(path, flags, 0o644)
+        descriptor = open_lock(path, writable=exclusive)
     except OSError as error:
         if not exclusive and error.errno in (errno.EROFS, errno.EACCES):
             yield  # a folder that nobody can write needs no lock against writers
@@ -182,7 +182,7 @@ def writing(
     Raises:
         CatalogDamagedError, CatalogBusyError, DiskError: see `reading`.
     """
-    runs.mkdir(parents=True, exist_ok=True)
+    make_folders(runs)
     with _locked(runs, exclusive=True, wait=wait), explained(runs):
         own = con is None
         used = duck.connect() if con is None else con
@@ -198,6 +198,7 @@ def writing(
                         used.execute("ROLLBACK")
                     raise
                 used.execute(f"CHECKPOINT {SCHEMA}")
+                make_private(file_of(runs).with_name(FILE + ".wal"))
             finally:
                 with suppress(Exception):  # the error that brought us here says more
                     used.execute(f"DETACH {SCHEMA}")
@@ -213,6 +214,7 @@ def _attach(con: duckdb.DuckDBPyConnection, runs: Path) -> None:
     con.execute(f"ATTACH {literal(str(path))} AS {SCHEMA} ({_OPTIONS})")
     try:
         if new:
+            make_private(path)
             con.execute(tables.create(SCHEMA))  # one transaction: after a kill there is all of it or nothing
         _check_version(con, SCHEMA, runs)
     except BaseException:

@@ -17,6 +17,7 @@ from batchling.catalog.plan_files import PlanFiles
 from batchling.catalog.rows import EventRow, Metric, Refreshed, RunSummary, ShardRow
 from batchling.catalog.staging import MEMORY_MB, Staging, staged
 from batchling.catalog.tables import MONEY, TABLES
+from batchling.disk import make_private
 from batchling.duck import literal
 from batchling.errors import CatalogDamagedError, DiskError
 
@@ -146,6 +147,7 @@ def _publish(part: Path, path: Path) -> None:
     try:
         with part.open("rb") as file:
             os.fsync(file.fileno())
+        make_private(part)  # DuckDB made it
         part.replace(path)
         folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
         try:

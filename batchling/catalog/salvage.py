@@ -9,6 +9,8 @@ from pathlib import Path
 
 import orjson
 
+from batchling.disk import make_folders
+
 
 @dataclass(frozen=True, slots=True)
 class Mended:
@@ -24,7 +26,7 @@ def mend(paths: Sequence[Path], folder: Path) -> Mended:
 
     The raw bytes received stay as they are in responses/; a row whose line is left out is `pending` in the catalog.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folders(folder)
     copies: list[Path] = []
     warnings: list[str] = []
     longest = 0

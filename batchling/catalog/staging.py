@@ -30,6 +30,7 @@ from batchling import duck
 from batchling.catalog import salvage
 from batchling.catalog.plan_files import SPILL, PlanFiles, listed
 from batchling.catalog.tables import MONEY
+from batchling.disk import make_folders
 from batchling.duck import identifier, literal
 from batchling.errors import CatalogError, DiskFullError
 from batchling.models import ANSWERED
@@ -144,7 +145,7 @@ class Staging:
         first, last = self.con.execute("SELECT min(line), max(line) FROM record").fetchall()[0]
         starts = range(first or 0, (last or 0) + 1, at_once)
         folder = self.spill / "groups"
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folders(folder)
         parts = []
         for place in range(0, len(starts), _GROUPS_A_FILE):
             selects = [
@@ -427,6 +428,7 @@ def staged(files: PlanFiles, memory_mb: int) -> Iterator[Staging]:
 
     _sweep(files.path)
     spill = files.path / f"{SPILL}{os.getpid()}-{os.urandom(3).hex()}"
+    make_folders(spill)  # here and not by DuckDB: what it spills is as private as the plan
     # One thread: rows are kept in order, which a second thread can do little for and costs an eighth more processor time.
     con = duck.connect(memory_mb=memory_mb, temp=spill, threads=1)
     try:

@@ -18,6 +18,7 @@ import orjson
 
 from batchling.catalog.plan_files import PlanFiles, plan_folders, size_of
 from batchling.catalog.rows import Metric, PlanSummary, Refreshed, RunSummary
+from batchling.disk import create_private
 
 FILE = "summary.json"
 VERSION = 1
@@ -69,6 +70,7 @@ def write(files: PlanFiles, plan: Mapping[str, Any], refreshed: Refreshed) -> No
     }
     part = files.path / f".{FILE}.{os.getpid()}"
     with suppress(OSError):
+        create_private(part)
         part.write_bytes(orjson.dumps(document))
         part.replace(files.path / FILE)
 

@@ -23,6 +23,7 @@ from typing import Any
 
 import orjson
 
+from batchling.disk import open_private
 from batchling.local.engines import Answer, Engine
 from batchling.local.engines.usage import usage_of
 from batchling.local.jsonl import cut_torn_line, dump, escape_separators, read_lines
@@ -253,7 +254,7 @@ class BatchRun:
         return True
 
     def _append(self, name: str, data: bytes) -> None:
-        descriptor = os.open(self.folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        descriptor = open_private(self.folder / name, os.O_WRONLY | os.O_APPEND)
         try:
             view = memoryview(data)
             while view:

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import uvicorn
 
-from batchling.disk import RealDisk
+from batchling.disk import RealDisk, make_folders
 from batchling.errors import BatchlingError, ConfigError, DiskError, LockedError
 from batchling.local.app import Service, make_app
 from batchling.local.engines import make_engine
@@ -35,7 +35,7 @@ class LocalServer:
     def __init__(self, options: ServerOptions):
         self.options = options
         try:
-            options.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folders(options.state_dir)
         except OSError as error:
             raise DiskError(
                 f"the server cannot keep its state: {error.strerror}",

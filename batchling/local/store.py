@@ -30,6 +30,7 @@ from typing import Any
 
 import orjson
 
+from batchling.disk import create_private, make_folders, make_private
 from batchling.models import TERMINAL
 
 JsonObject = dict[str, Any]
@@ -61,10 +62,11 @@ class Store:
         self.now = now
         self.files_dir = state_dir / "files"
         self.batches_dir = state_dir / "batches"
-        self.files_dir.mkdir(exist_ok=True)
-        self.batches_dir.mkdir(exist_ok=True)
+        make_folders(self.files_dir)
+        make_folders(self.batches_dir)
         self._lock = threading.RLock()
         self._live: dict[str, JsonObject] = {}
+        create_private(state_dir / "server.sqlite")  # SQLite gives its log the same mode
         self._db = sqlite3.connect(state_dir / "server.sqlite", check_same_thread=False, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
@@ -203,7 +205,7 @@ class Store:
         batch_id = f"batch_{token_hex(12)}"
         document = {"id": batch_id, **document}
         folder = self.folder(batch_id)
-        folder.mkdir()
+        make_folders(folder)
         try:
             os.link(self.path(document["input_file_id"]), folder / "input.jsonl")
         except FileNotFoundError:
@@ -211,6 +213,7 @@ class Store:
             return None
         except OSError:  # a file system without hard links
             shutil.copyfile(self.path(document["input_file_id"]), folder / "input.jsonl")
+            make_private(folder / "input.jsonl")
         sync_folder(folder)
         sync_folder(self.batches_dir)
         with self._transaction() as db:

@@ -10,6 +10,7 @@ from typing import BinaryIO
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from batchling.disk import open_private
 from batchling.local.replies import ApiError
 
 MAX_FIELD_BYTES = 10_000
@@ -116,7 +117,7 @@ class Upload:
                 raise ApiError(400, "Only one file can be uploaded at a time.", param="file")
             name = parameters.get(b"filename", b"upload.jsonl").decode("utf-8", "replace")
             self.filename = name.replace("\\", "/").rsplit("/", 1)[-1][:255] or "upload.jsonl"
-            self._sink = self.path.open("wb")
+            self._sink = os.fdopen(open_private(self.path, os.O_WRONLY | os.O_TRUNC), "wb")
             self._in_file = True
         elif len(self.fields) >= MAX_FIELDS:
             raise ApiError(400, "The form has too many fields.")

@@ -408,6 +408,8 @@ def open_plan(
         UsageError: something in config, data, prompt or schema is wrong.
         RefusedError: the worst case is above the budget, or requests may be bought twice and nobody agreed.
     """
+    if any(spec.config.paths.mode == "shared" for spec in specs):
+        disk.share(runs)
     with runs_locked(disk, runs):
         for name in disk.names(runs):
             if name.startswith(".making-"):

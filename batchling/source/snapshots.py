@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchling import duck
+from batchling.disk import make_folders, make_private
 from batchling.duck import identifier, literal
 from batchling.errors import DataError, DiskError
+from batchling.scratch import scratch as temporary_folder
 from batchling.source import delimited, faults
 from batchling.source.digest import digest
 from batchling.source.documents import WRITTEN
@@ -105,7 +107,7 @@ def snapshot(
         DiskError: the folder cannot be written.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folders(folder)
         with tempfile.TemporaryDirectory(prefix=".reading-", dir=folder) as scratch:
             try:
                 return _with_memory(data, lambda mb: _write(data, root, folder, Path(scratch), run_lookup, needed, mb))
@@ -120,11 +122,11 @@ def snapshot(
 def columns_of(data: DataConfig, root: Path, *, run_lookup: Callable[[str], Path] | None = None) -> tuple[Column, ...]:
     """The columns of a source, without its rows. Columns of csv and tsv are VARCHAR here; `snapshot` knows better."""
     with (
-        tempfile.TemporaryDirectory(prefix="batchling-") as scratch,
-        _opened(data, Path(scratch), _LOOK_MB) as con,
+        temporary_folder() as scratch,
+        _opened(data, scratch, _LOOK_MB) as con,
     ):
         with faults.explained("data"):
-            source = relation(con, data, root, Path(scratch), run_lookup)
+            source = relation(con, data, root, scratch, run_lookup)
         with faults.explained(source.what, source.paths):
             found = _columns(con, source.sql, but=WRITTEN if source.written else None)
             return tuple(replace(c, key=source.keys.get(c.name, "")) for c in found)
@@ -436,6 +438,7 @@ def _publish(temporary: Path, path: Path) -> None:
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     temporary.replace(path)
+    make_private(path)  # DuckDB made it
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)

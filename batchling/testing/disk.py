@@ -192,6 +192,9 @@ class SimDisk:
     def make_folder(self, folder: Path) -> None:
         """Folders are always there."""
 
+    def share(self, folder: Path) -> None:
+        """There is nobody else."""
+
     def create(self, path: Path) -> _SimWriter:
         with self.effect(f"create {path.name}"):
             inode = self.seen.get(path)

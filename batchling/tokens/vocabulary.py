@@ -7,6 +7,7 @@ the bytes are the same, so nothing has to be fetched), and only then fetched, on
 
 from __future__ import annotations
 
+import atexit
 import gzip
 import hashlib
 import importlib.util
@@ -15,9 +16,13 @@ import tempfile
 import threading
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from batchling.scratch import scratch
 
 if TYPE_CHECKING:
     import tiktoken
@@ -179,9 +184,18 @@ def locate(
     return _keep(vocabulary, data) if data is not None else None
 
 
+@cache
+def _temporary() -> Path:
+    """A folder that lasts as long as the process."""
+    stack = ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(scratch("tiktoken"))
+
+
 def _keep(vocabulary: Vocabulary, data: bytes) -> Path:
     """Write the file into the cache, or into a temporary folder when the cache cannot be written."""
-    for folder in (cache_folder(), Path(tempfile.mkdtemp(prefix="batchling-tiktoken-"))):
+    for make in (cache_folder, _temporary):
+        folder = make()
         partial = folder / f"{vocabulary.filename}.{os.getpid()}.{threading.get_ident()}.part"
         try:
             folder.mkdir(parents=True, exist_ok=True)

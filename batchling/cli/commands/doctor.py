@@ -190,10 +190,11 @@ def _tokenizer() -> list[Check]:
 def _embedded() -> list[Check]:
     from batchling.local.options import ServerOptions
     from batchling.local.server import start_in_process
+    from batchling.scratch import scratch
 
     with (
-        tempfile.TemporaryDirectory(prefix="batchling-doctor-") as folder,
-        start_in_process(ServerOptions(state_dir=Path(folder))) as server,
+        scratch("doctor") as folder,
+        start_in_process(ServerOptions(state_dir=folder)) as server,
     ):
         return [Check("embedded server", "ok", f"answers on {server.base_url}")]
 
