@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-WRAPPED = re.compile(r"""\(\s*[\w."]+\s*->>?\s*('[^']*'|\{\})\s*\)""")
+WRAPPED = re.compile(r"""\(\s*[\w."{}:]+\s*->>?\s*('[^']*'|\{\})\s*\)""")
 ARROW = re.compile(r"""->>|->\s*'""")
 
 

@@ -221,4 +221,4 @@ def test_doctor_reads_the_journal_of_a_finished_plan_and_names_the_damaged_line(
     plan = next(check for check in answer.json["checks"] if check["name"] == "plan")
     assert plan["state"] == "fail"
     assert "journal.jsonl:2" in plan["detail"]
-    assert plan["next_command"].startswith("restore the file from a backup, or give up")
+    assert plan["next_command"].startswith("restore its files from a backup, or give it up")

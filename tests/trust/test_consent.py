@@ -54,5 +54,5 @@ def test_a_damaged_file_is_named_and_never_taken_for_a_yes(tmp_path: Path, conte
 
 def test_the_folder_is_the_users_own(tmp_path: Path) -> None:
     assert user_folder({"XDG_CONFIG_HOME": str(tmp_path)}) == tmp_path / "batchling"
-    assert user_folder({"HOME": "/home/ada"}) == Path("/home/ada/.config/batchling")
-    assert user_folder({"HOME": "/home/ada", "XDG_CONFIG_HOME": "config"}) == Path("/home/ada/.config/batchling")
+    assert user_folder({"HOME": "/srv/ada"}) == Path("/srv/ada/.config/batchling")
+    assert user_folder({"HOME": "/srv/ada", "XDG_CONFIG_HOME": "config"}) == Path("/srv/ada/.config/batchling")

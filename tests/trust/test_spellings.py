@@ -123,9 +123,9 @@ def test_the_value_of_a_variable_is_found_in_a_prompt_file_before_anything_is_wr
 
 def test_ordinary_values_of_such_variables_are_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "password")
-    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/home/ada/key.json")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/srv/ada/key.json")
     monkeypatch.setenv("AUTH", "none")
-    text = "the password is in /home/ada/key.json, or none"
+    text = "the password is in /srv/ada/key.json, or none"
     document = {
         "name": "x",
         "model": "gpt-5-mini",
