@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +214,8 @@ def test_an_unexpected_error_is_short_without_v_and_in_the_plans_log(
 ) -> None:
     cli("run", "names", "--detach")
     (plan,) = plan_ids(project)
-    monkeypatch.setattr("batchling.clock.time", None)
+    clock = types.SimpleNamespace(time=time.time, monotonic=time.monotonic)  # which cannot sleep
+    monkeypatch.setattr("batchling.clock.time", clock)
     answer = cli("watch", plan)
     assert answer.code == 1
     assert "Traceback" not in answer.err
