@@ -2,7 +2,8 @@
 
 A price is one of, in this order: what the config says (`model.price`), the provider's batch price in
 genai-prices, its standard price times the provider's published batch factor (and its source says so), or
-unknown. A standard price is never passed off as a batch price. The embedded server costs nothing.
+unknown. A standard price is never passed off as a batch price. The embedded server costs nothing, unless it forwards
+to somebody else's machine, or to any with a `model.price`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ def price_of(model: ModelConfig, provider: ProviderConfig, *, now: date) -> Pric
         provider: names itself in genai-prices with `prices`, else is found by `base_url`.
         now: the day whose prices are asked for; price tables are dated.
     """
-    if provider.name == "local" and not _pays_upstream(provider):
+    forwards = provider.engine is not None and provider.engine.kind == "http"
+    priced = forwards and model.price is not None  # what listens on this machine may be a proxy that pays for it
+    if provider.name == "local" and not priced and not _pays_upstream(provider):
         return Price(0.0, 0.0, 0.0, source="local: free")
     if model.price is not None:
         own = model.price

@@ -32,6 +32,8 @@ Row failures are data (a record's `state`), never exceptions.
 
 from __future__ import annotations
 
+from batchling.models import BatchError
+
 
 class WaitingWarning(UserWarning):
     """A plan waits without progress: for what, since when, until when, and the command that ends it."""
@@ -176,7 +178,26 @@ class CallError(Exception):
 
 
 class CallRefused(CallError):
-    """A 4xx with the provider's own error body: it did not happen and costs nothing."""
+    """A 4xx with the provider's own error body: it did not happen and costs nothing.
+
+    Args:
+        lines: the lines of the input file that the provider blames, in its own words.
+        words: the provider's words alone, without the call and the status; None: `message` is nothing else.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+        lines: tuple[BatchError, ...] = (),
+        words: str | None = None,
+    ):
+        super().__init__(message, status=status, code=code, retry_after=retry_after)
+        self.lines = lines
+        self.words = message if words is None else words
 
 
 class CallAmbiguous(CallError):

@@ -90,7 +90,8 @@ class Attempt:
         unsure: rows without a line may have been answered: its files did not arrive whole.
         unknown_usd: what it can have cost beyond `usd`, when answers were lost or came without a usage.
         unpriced: it has answers of an unknown price, and nothing says what they cost at most.
-        alone: refused for the enqueued-token limit while nothing else of its lane was waiting at the provider.
+        alone: refused because too much waits while nothing else of its lane was waiting at the provider.
+        alone_refusals: the same, told when it was to be created.
     """
 
     number: int
@@ -122,6 +123,7 @@ class Attempt:
     unknown_usd: Decimal = Decimal(0)
     unpriced: bool = False
     alone: bool = False
+    alone_refusals: int = 0
 
     @property
     def may_cost(self) -> bool:
@@ -149,6 +151,7 @@ class Shard:
         replanned: its rows to ask again are in another shard.
         unwanted: nobody wants its answers any more: it is cancelled, or not sent, and nothing of it is asked again.
         doubts: submissions of its rows, in shards that it took the place of, that may have happened after all.
+        unrun: its batch failed because of single lines before any row was asked: the others have used up no attempt.
     """
 
     number: int
@@ -168,6 +171,7 @@ class Shard:
     retry: int = 0
     replanned: bool = False
     unwanted: bool = False
+    unrun: bool = False
     closed_at: float = 0.0
     doubts: int = 0
 
@@ -226,6 +230,8 @@ class State:
         shared: the same for ids that were given for several: all of them. Stores that name files by their bytes do so,
             and servers that count from 1 again after a restart.
         learned: (group, model) → enqueued-token limit that a refusal named; guessed: one that repeated refusals showed.
+        learned_requests: (group, model) → requests that may wait at once, as a refusal named it.
+        too_large: (group, model, `bytes` or `rows`) → how much of it a batch may have at most, from a refusal.
         creations: lane → when creates were sent, Unix seconds.
         fatal: lane → why the provider refuses everything until a person acts.
         awaits: names of held requests, each of a plan that is buying their keys.
@@ -239,6 +245,8 @@ class State:
     fingerprints: dict[str, str] = field(default_factory=dict)
     learned: dict[tuple[str, str], int] = field(default_factory=dict)
     guessed: dict[tuple[str, str], int] = field(default_factory=dict)
+    learned_requests: dict[tuple[str, str], int] = field(default_factory=dict)
+    too_large: dict[tuple[str, str, str], int] = field(default_factory=dict)
     creations: dict[int, list[float]] = field(default_factory=dict)
     cancel_requested: bool = False
     finished: str | None = None
@@ -626,8 +634,15 @@ def apply(state: State, event: Event) -> State:
     elif kind == "learned":
         # The least of what was heard: the provider repeats its figure although it counts more tokens than we do.
         place = event["group"], event["model"]
-        known = state.guessed if event.get("guessed") else state.learned
-        known[place] = min(event["limit"], known.get(place, event["limit"]))
+        unit = event.get("unit", "tokens")
+        if unit in ("bytes", "rows"):
+            most = (*place, unit)
+            state.too_large[most] = min(event["limit"], state.too_large.get(most, event["limit"]))
+        elif unit in ("tokens", "requests"):
+            known = state.learned_requests if unit == "requests" else state.learned
+            if event.get("guessed"):
+                known = state.guessed
+            known[place] = min(event["limit"], known.get(place, event["limit"]))
     elif kind == "cancel_wanted":
         for number in event["shards"]:
             state.shards[number].unwanted = True
@@ -684,8 +699,10 @@ def _apply_attempt(state: State, kind: str, event: Event) -> None:
             attempt.refusals = event.get("refusals", 0)
             if event.get("reupload") or attempt.file_id is None:
                 attempt.phase, attempt.file_id = Phase.PLANNED, None
+            if event.get("about") in WAITING and _nothing_else_waits(state, shard, attempt):
+                attempt.alone_refusals += 1
             if event.get("fatal"):
-                state.fatal[shard.lane] = attempt.refusal
+                state.fatal[shard.lane] = event.get("why") or attempt.refusal
         case "fenced":
             attempt.fenced_at = event["ts"]
             attempt.fenced_mark = event.get("mark")
@@ -703,12 +720,9 @@ def _apply_attempt(state: State, kind: str, event: Event) -> None:
             attempt.failed = event.get("failed")
             attempt.ended_at = event["ts"]
         case "throttled":
-            attempt.alone = not any(
-                a.phase in UNCERTAIN or a.phase is Phase.CREATED
-                for s in state.shards.values()
-                if s.lane == shard.lane
-                for a in s.attempts
-            )
+            attempt.alone = event.get("about", "tokens") in WAITING and _nothing_else_waits(state, shard, attempt)
+            if event.get("fatal"):
+                state.fatal[shard.lane] = event["fatal"]
             _next_attempt(shard, event.get("retry_at") or 0.0)
         case "collected":
             attempt.files = tuple(event["files"])
@@ -730,11 +744,26 @@ def _apply_attempt(state: State, kind: str, event: Event) -> None:
                     shard.lost = shard.kept.get(absent, 0)
                     shard.again = max(0, shard.again - shard.lost)
             shard.closed_at = event["ts"]
+            shard.unrun = bool(event.get("unrun"))
             if event.get("fatal"):
                 state.fatal[shard.lane] = event["fatal"]
         case "dropped":
             attempt.refusal = event.get("why")
             attempt.presumed = before not in UNSENT
+
+
+WAITING = frozenset({"tokens", "requests"})
+"""What a refusal is about where a smaller batch may pass although nothing of ours waits."""
+
+
+def _nothing_else_waits(state: State, shard: Shard, attempt: Attempt) -> bool:
+    """No other batch of the lane is, or may be, waiting at the provider."""
+    return not any(
+        a is not attempt and (a.phase in UNCERTAIN or a.phase is Phase.CREATED)
+        for s in state.shards.values()
+        if s.lane == shard.lane
+        for a in s.attempts
+    )
 
 
 def _take_in(shard: Shard, attempt: Attempt) -> None:
@@ -809,6 +838,7 @@ class Lane:
     can_list: bool = True
     can_fence: bool = True
     enqueued_tokens: int | None = None
+    enqueued_requests: int | None = None
     concurrent_batches: int | None = None
     creations_per_hour: int | None = None
 
@@ -904,6 +934,41 @@ def settling_seconds(lane: Lane, shard: Shard, attempt: Attempt, policy: Policy)
     return lane.settle_seconds * max(1.0, math.sqrt(stake))
 
 
+def requests_limit_of(state: State, lane: Lane) -> int | None:
+    """Requests that may wait at once in a lane: the least of what is set and what a refusal named."""
+    known = [n for n in (lane.enqueued_requests, state.learned_requests.get((lane.group, lane.model))) if n is not None]
+    return min(known) if known else None
+
+
+def largest_of(state: State, lane: Lane) -> tuple[int | None, int | None]:
+    """Bytes and rows that a batch of a lane may have at most, as far as refusals told; None: nothing was told."""
+    place = lane.group, lane.model
+    return state.too_large.get((*place, "bytes")), state.too_large.get((*place, "rows"))
+
+
+def ran_at_once(state: State, lane: Lane, lanes: tuple[Lane, ...]) -> tuple[int, int]:
+    """The most prompt tokens, and requests, that are known to have been at the provider at once for a lane's model.
+
+    Only batches count that were worked on to an end: a limit that is below them is not meant so. When one ended is
+    known as of the look that showed it.
+    """
+    ran = []
+    for shard, attempt in state.attempts():
+        other = lanes[shard.lane]
+        if (other.group, other.model) != (lane.group, lane.model) or attempt.created_at is None:
+            continue
+        if attempt.reason == "completed" or (attempt.reason in ("expired", "cancelled") and attempt.completed):
+            ran.append((attempt.created_at, attempt.ended_at or attempt.created_at, size_of(shard), shard.rows))
+    most_tokens = most_rows = 0
+    for start, *_ in ran:
+        there = [
+            (tokens, rows) for begun, ended, tokens, rows in ran if begun <= start and (ended > start or begun == start)
+        ]
+        most_tokens = max(most_tokens, sum(tokens for tokens, _ in there))
+        most_rows = max(most_rows, sum(rows for _, rows in there))
+    return most_tokens, most_rows
+
+
 def decide(state: State, now: float, policy: Policy, pace: Pace) -> list[Action]:
     """What can be done at `now`: everything that needs no waiting, else one WAIT, STOP or FINISH."""
     if state.finished:
@@ -956,7 +1021,7 @@ def decide(state: State, now: float, policy: Policy, pace: Pace) -> list[Action]
     blocked = _submit(state, now, policy, pace, actions, when)
     for group in out:
         when(pace.polls.get(group, 0.0), Action(Do.POLL, group=group))
-    _replan(state, now, policy, actions, wake, blocked=bool(blocked))
+    blocked |= _replan(state, now, policy, actions, wake, blocked=bool(blocked))
     back = [a for a in actions if a.do in (Do.RECOVER, Do.SETTLE)]
     if back:
         return back  # what may have been spent is found out before anything more is
@@ -982,6 +1047,7 @@ def _submit(state: State, now: float, policy: Policy, pace: Pace, actions: list[
     """Adds uploads and creates that limits and budget admit; returns why others are held for good."""
     blocked: set[str] = set()
     tokens: dict[tuple[str, str], int] = {}
+    requests: dict[tuple[str, str], int] = {}
     batches: dict[str, int] = {}
     creations: dict[str, list[float]] = {}
     for lane in policy.lanes:
@@ -1001,6 +1067,7 @@ def _submit(state: State, now: float, policy: Policy, pace: Pace, actions: list[
             lane = policy.lanes[shard.lane]
             key = (lane.group, lane.model)
             tokens[key] = tokens.get(key, 0) + size_of(shard)
+            requests[key] = requests.get(key, 0) + shard.rows
             batches[lane.group] = batches.get(lane.group, 0) + 1
         out = out or attempt.phase in LIVE or attempt.phase in (Phase.CREATING, Phase.FENCED)
     for shard, attempt in unsent:
@@ -1015,10 +1082,15 @@ def _submit(state: State, now: float, policy: Policy, pace: Pace, actions: list[
             continue
         limit = limit_of(state, lane)
         size = size_of(shard)
-        refused = sum(1 for a in shard.attempts if a.alone)
+        most = requests_limit_of(state, lane)
+        bytes_, rows = largest_of(state, lane)
+        oversized = (bytes_ is not None and shard.bytes > bytes_) or any(
+            n is not None and shard.rows > n for n in (rows, most)
+        )
+        refused = sum(a.alone + a.alone_refusals for a in shard.attempts)
         patience = PATIENCE if limit is not None and size * COUNTED_HIGHER <= limit else 1
         stuck = refused >= SPLIT_AFTER * patience and not tokens.get(key)
-        if shard.rows > 1 and (stuck or (limit is not None and size > limit)):
+        if shard.rows > 1 and (stuck or oversized or (limit is not None and size > limit)):
             actions.append(Action(Do.SPLIT, number, n, shard.lane))
             continue
         named = named_limit(state, lane)
@@ -1027,6 +1099,8 @@ def _submit(state: State, now: float, policy: Policy, pace: Pace, actions: list[
             continue
         if limit is not None and tokens.get(key, 0) and tokens[key] + size > limit:
             continue  # its turn comes when a batch of this model ends
+        if most is not None and requests.get(key, 0) and requests[key] + shard.rows > most:
+            continue
         if lane.concurrent_batches and batches.get(lane.group, 0) >= lane.concurrent_batches:
             continue
         # A refusal for now holds for the whole model: the next shard would hear the same.
@@ -1043,6 +1117,7 @@ def _submit(state: State, now: float, policy: Policy, pace: Pace, actions: list[
         do = Do.CREATE if attempt.phase is Phase.UPLOADED else Do.UPLOAD
         when(ready, Action(do, number, n, shard.lane))
         tokens[key] = tokens.get(key, 0) + size
+        requests[key] = requests.get(key, 0) + shard.rows
         batches[lane.group] = batches.get(lane.group, 0) + 1
         creations[lane.group].append(max(now, ready))
         worst += cost
@@ -1051,13 +1126,14 @@ def _submit(state: State, now: float, policy: Policy, pace: Pace, actions: list[
 
 def _replan(
     state: State, now: float, policy: Policy, actions: list[Action], wake: list[float], *, blocked: bool
-) -> None:
-    """Rows to ask again are gathered per lane while others of the lane are out, but not for long.
+) -> set[str]:
+    """Rows to ask again are gathered per lane while others of the lane are out, but not for long; why some are held.
 
     What waits for a person, or is held by the budget (`blocked`), is not waited for: nothing comes of it.
     """
+    held: set[str] = set()
     if state.cancel_requested:
-        return
+        return held
 
     def moves(shard: Shard) -> bool:
         phase = shard.current.phase
@@ -1069,7 +1145,10 @@ def _replan(
             for s in state.shards.values()
             if s.lane == lane.number and s.retry and not s.replanned and not s.unwanted and s.over
         ]
-        if not waiting or lane.number in state.fatal:
+        if not waiting:
+            continue
+        if lane.number in state.fatal:
+            held.add("refused")  # they stay open until a person has acted
             continue
         busy = any(s.lane == lane.number and moves(s) for s in state.shards.values())
         due = min(s.closed_at for s in waiting) + (policy.merge_seconds if busy else 0.0)
@@ -1077,3 +1156,4 @@ def _replan(
             actions.append(Action(Do.REPLAN, lane=lane.number, shards=tuple(s.number for s in waiting)))
         else:
             wake.append(due)
+    return held

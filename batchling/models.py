@@ -34,6 +34,7 @@ class Outcome(StrEnum):
     FILTERED = "filtered"
     ERROR = "error"  # final: asking again would give the same (400, 404, 422 ...)
     RETRYABLE = "retryable"  # 408, 409, 429, 5xx, status_code 0: asking again may help
+    ACCOUNT = "account"  # the account was refused, not the request (key, quota, billing, model): no answer
     EXPIRED = "expired"
     CANCELLED = "cancelled"
     MISSING = "missing"  # no line for it in any file
@@ -85,12 +86,16 @@ TERMINAL = frozenset({"completed", "failed", "expired", "cancelled"})
 
 @dataclass(frozen=True, slots=True)
 class BatchError:
-    """One entry of a failed batch's error list; `line` is 1-based in the input file."""
+    """One entry of a failed batch's error list, or of a refusal; `line` is 1-based in the input file.
+
+    `custom_id` is the request's, where the provider names it: it counts before `line`.
+    """
 
     code: str | None
     message: str | None
     line: int | None = None
     param: str | None = None
+    custom_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -285,6 +285,9 @@ class LimitsConfig(Section):
     enqueued_tokens: PositiveInt | None = Field(
         default=None, description="Prompt tokens that may wait at the provider at once."
     )
+    enqueued_requests: PositiveInt | None = Field(
+        default=None, description="Requests that may wait at the provider at once."
+    )
     concurrent_batches: PositiveInt | None = Field(default=None, description="Batches that may be out at once.")
     creations_per_hour: PositiveInt | None = Field(default=None, description="Batches created in an hour.")
     poll_seconds: PositiveFloat | None = Field(default=None, description="How often the provider is asked.")

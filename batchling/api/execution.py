@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import random
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -408,6 +409,7 @@ def outcome(workspace: Workspace, folder: PlanFolder, state: State, reason: str,
         for shard, attempt in state.attempts():
             if attempt.phase == "parked":
                 details.append(undecided(shard, attempt))
+    details += _refusals(workspace, folder)
     for other in sorted({awaited_plan(name) for name in state.awaits}):
         try:
             workspace.state(PlanFolder(workspace.runs / other))
@@ -472,6 +474,38 @@ def _asking_again(lost: Sequence[Doubt], command: str | None) -> Iterator[str]:
             f"{told(lost)}; running it again does not ask them again, because they could be paid twice; "
             f"{command} --retry missing does, after a question"
         )
+
+
+ROWS_NAMED = 5
+"""Rows that a sentence names; how many more there are is said."""
+
+
+def _refusals(workspace: Workspace, folder: PlanFolder) -> Iterator[str]:
+    """What the provider did not take: rows that it refused one by one, and batches that were cut because of their size."""
+    events = read(workspace.disk, folder.journal)
+    refused: dict[str, str] = {}
+    for before, event in pairwise(events):
+        for key in event.get("refused", ()):
+            refused[key] = before["words"]
+    if refused:
+        rows = _rows_of(workspace, folder, refused)
+        names = ", ".join(rows[:ROWS_NAMED]) + (
+            f" and {len(rows) - ROWS_NAMED:,} more" if len(rows) > ROWS_NAMED else ""
+        )
+        words = next(iter(refused.values()))
+        yield f"the provider does not take row {names}; the others were sent without: {words}"
+    sizes = [event["why"] for event in events if event.get("about") == "size" and event.get("why")]
+    if sizes:
+        yield sizes[0]
+
+
+def _rows_of(workspace: Workspace, folder: PlanFolder, keys: Iterable[str]) -> list[str]:
+    """Ids of the plan's rows whose requests have these keys."""
+    from batchling import catalog
+
+    wanted = ", ".join(f"'{key}'" for key in keys if key.isascii() and key.replace("-", "").isalnum())
+    sql = f"SELECT DISTINCT row_id FROM records WHERE request_key IN ({wanted}) AND run_id LIKE '{folder.tail}-%'"
+    return sorted(str(row_id) for (row_id,) in catalog.query(workspace.runs, sql))
 
 
 def _remarks(workspace: Workspace, folder: PlanFolder) -> Iterator[str]:

@@ -79,7 +79,11 @@ def _recorded(folder: PlanFolder, document: dict[str, Any]) -> Recorded:
             lanes[number] = lane_plan(number, spec, price)
         else:
             lanes[number] = lanes[number].covering(longest, price)
-    ordered = tuple(lanes[number].within(document["lanes"][number].get("learned_tokens")) for number in sorted(lanes))
+    told = document["lanes"]
+    ordered = tuple(
+        lanes[number].within(told[number].get("learned_tokens"), told[number].get("learned_requests"))
+        for number in sorted(lanes)
+    )
     return Recorded(folder, document, ordered, specs, schemas)
 
 

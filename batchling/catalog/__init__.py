@@ -7,7 +7,7 @@ DuckDB before it opens a database; `summaries`, `references` and `space` never d
 from batchling.catalog.access import Condition, Ensured, ensure
 from batchling.catalog.comparing import never_equal
 from batchling.catalog.evaluate import MetricRows, RowValues, check, row_marks, row_values
-from batchling.catalog.lookup import Stale, answered, learned, plans, stale
+from batchling.catalog.lookup import Stale, answered, has_no_answers, learned, no_answer, plans, stale
 from batchling.catalog.plan_files import plan_folders
 from batchling.catalog.references import Reference, latest, resolve
 from batchling.catalog.refresh import forget, refresh
@@ -48,9 +48,11 @@ __all__ = [
     "du",
     "ensure",
     "forget",
+    "has_no_answers",
     "latest",
     "learned",
     "never_equal",
+    "no_answer",
     "plan_folders",
     "plans",
     "query",

@@ -9,8 +9,9 @@ from pathlib import Path
 from batchling.catalog import access
 from batchling.catalog.plan_files import plan_folders, size_of
 from batchling.catalog.rows import Answer, PlanSummary
+from batchling.collect import account_refusal
 from batchling.errors import CatalogDamagedError
-from batchling.models import ANSWERED
+from batchling.models import ANSWERED, Outcome
 
 _AT_ONCE = 20_000
 
@@ -66,13 +67,14 @@ def plans(runs: Path, experiment: str | None = None) -> list[PlanSummary]:
     return [PlanSummary(*row) for row in found]
 
 
-def learned(runs: Path, *, now: float) -> dict[tuple[str, str], int]:
-    """Enqueued-token limits that refusals named in the last 30 days, by connection (a lane's group) and model; the newest counts.
+def learned(runs: Path, *, now: float, unit: str = "tokens") -> dict[tuple[str, str], int]:
+    """Limits on what may wait that refusals named in the last 30 days, by connection (a lane's group) and model; the newest counts.
 
     What a plan only guessed from repeated refusals stays its own business. No usable catalog: none is known.
 
     Args:
         now: Unix seconds.
+        unit: `tokens` or `requests`.
     """
     if not access.file_of(runs).exists():
         return {}
@@ -82,14 +84,42 @@ def learned(runs: Path, *, now: float) -> dict[tuple[str, str], int]:
                 """
                 SELECT (detail->>'group'), (detail->>'model'), (detail->>'limit')::BIGINT FROM events
                 WHERE kind = 'learned' AND epoch(ts) > ? AND (detail->>'group') IS NOT NULL
-                  AND coalesce((detail->>'guessed'), 'false') <> 'true'
+                  AND coalesce((detail->>'guessed'), 'false') <> 'true' AND coalesce((detail->>'unit'), 'tokens') = ?
                 ORDER BY ts, plan_id, seq
                 """,
-                [now - LEARNED_SECONDS],
+                [now - LEARNED_SECONDS, unit],
             ).fetchall()
     except CatalogDamagedError:
         return {}
     return {(group, model): limit for group, model, limit in found}
+
+
+def no_answer(
+    outcome: str, status_code: int | None, error_code: str | None, error_message: str | None, file: str | None
+) -> bool:
+    """An error that says nothing of its request: the account was refused, and an older version took that for an answer.
+
+    Neither is a line of a batch's own document, where older versions kept what a failed batch says of a line.
+    """
+    if outcome != Outcome.ERROR:
+        return False
+    if file is not None and file.endswith(".batch.json"):
+        return True
+    return account_refusal(status_code, [error_code] if error_code else [], error_message) is not None
+
+
+def has_no_answers(runs: Path, plan_id: str) -> bool:
+    """A plan has errors about the account, which an older version took for answers: they are to be asked again."""
+    with access.reading(runs) as con:
+        found = con.execute(
+            "SELECT DISTINCT outcome, status_code, error_code, error_message FROM responses"
+            " WHERE plan_id = ? AND outcome IN (?, ?)",
+            [plan_id, str(Outcome.ERROR), str(Outcome.ACCOUNT)],
+        ).fetchall()
+    return any(
+        outcome == Outcome.ACCOUNT or no_answer(outcome, status, code, message, None)
+        for outcome, status, code, message in found
+    )
 
 
 def answered(
@@ -97,7 +127,7 @@ def answered(
 ) -> Iterator[Answer]:
     """The latest response of every key that was asked there, where it counts as an answer.
 
-    A key whose latest response is expired, missing, cancelled or retryable is not given: it is to be
+    A key whose latest response is expired, missing, cancelled, retryable or about the account is not given: it is to be
     asked again. Neither is one whose plan's folder is gone. Later means: of a later plan, and within one plan of a
     later shard and attempt, where an answer counts before none: a duplicate that was cancelled comes after the batch
     that was paid. No catalog, no answers.
@@ -123,12 +153,15 @@ def answered(
               WHERE r.provider = ? AND r.model = ? AND r.base_url = ? AND r.endpoint = ?
                 AND r.file IS NOT NULL -- a row that was dropped, or a copy that went missing, says nothing of the answer
               GROUP BY r.request_key)
-            SELECT r.request_key, r.outcome, r.plan_id, r.file, r."offset", r.length, r.state
+            SELECT r.request_key, r.outcome, r.plan_id, r.file, r."offset", r.length, r.state,
+              r.status_code, r.error_code, CASE WHEN r.outcome = 'error' THEN r.error_message END
             FROM responses AS r JOIN last ON last.place = r.rowid
             """,
             [wanted, provider, model, base_url, endpoint],
         )
         while chunk := result.fetchmany(_AT_ONCE):
-            for key, outcome, plan_id, file, offset, length, state in chunk:
+            for key, outcome, plan_id, file, offset, length, state, status, code, message in chunk:
                 if outcome in wanted and plan_id in there and file is not None:
+                    if no_answer(outcome, status, code, message, file):
+                        continue
                     yield Answer(key, outcome, plan_id, file, offset, length, state)

@@ -14,6 +14,7 @@ import click
 
 from batchling.cli.figures import count, duration, usd
 from batchling.cli.screen import SIMULATED, live
+from batchling.errors import CallRefused
 from batchling.ledger import UNSENT, Phase
 from batchling.printable import one_line
 
@@ -175,7 +176,9 @@ class Display(Protocol):
 def told(what: str, error: Exception) -> str:
     """A failed call in one line."""
     status = getattr(error, "status", None)
-    words = one_line(str(getattr(error, "message", "") or error) or type(error).__name__, 160)
+    words = one_line(str(getattr(error, "message", "") or error) or type(error).__name__, 240)
+    if isinstance(error, CallRefused):
+        return f"{what}: {words}"
     if status is None:
         return f"the provider cannot be reached ({what}: {words})"
     return f"the provider answered {status} ({what}: {words})"

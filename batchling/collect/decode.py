@@ -3,8 +3,11 @@
 Shapes (PROVIDERS survey, 2026-11): the answer in `response.body`, as JSON text there, or directly in
 `response` (older vLLM); an error in `response.body` with `error: null`, in `error` with `response: null`
 or without `response`, as a bare text, without a code; `status_code: 0` with an empty body; nulls where the
-API's schema has none. `decode` never raises: what cannot be read is a `Response` with the outcome `error`
-when the line still names its request, and `Garbage` when it does not.
+API's schema has none. Where a status and the body beside it disagree (gateways wrap a 429 in a 500 and the
+other way round: litellm#23901, #16075), the body counts.
+
+`decode` never raises: what cannot be read is a `Response` with the outcome `error` and the code `not_understood`
+when the line still names its request, and `Garbage` when it does not. It is final, because it may have been billed.
 """
 
 from __future__ import annotations
@@ -20,9 +23,13 @@ from typing import Any
 
 import orjson
 
+from batchling.collect.refusal import account_refusal, definitely_invalid, definitely_passing, wrapped_status
 from batchling.models import Outcome, Response, Usage
 
 MAX_ERROR_CHARACTERS = 2000
+
+NOT_UNDERSTOOD = "not_understood"
+"""The code of an answer that cannot be read: final, and its cost is not known."""
 
 _EXPIRED = frozenset({"batch_expired", "expired", "request_expired"})
 _CANCELLED = frozenset({"batch_cancelled", "batch_canceled", "cancelled", "canceled", "request_cancelled"})
@@ -33,8 +40,21 @@ _TRANSIENT = frozenset(
     {
         "rate_limit_exceeded",
         "rate_limit_error",
+        "rate_limit_reached",
+        "ratelimitreached",
+        "ratelimiterror",
         "too_many_requests",
+        "toomanyrequests",
+        "throttling",
+        "throttling_error",
+        "throttlingexception",
+        "resource_exhausted",
         "server_error",
+        "internalservererror",
+        "serviceunavailable",
+        "serviceunavailableerror",
+        "apiconnectionerror",
+        "gateway_timeout",
         "internal_error",
         "internal_server_error",
         "service_unavailable",
@@ -380,12 +400,13 @@ def _error(custom_id: str, status: int | None, body: Any, line_error: Any) -> Re
     model = None
     inner: Any = None
     if type(body) is dict:
-        inner = body.get("error") or (body if body.get("message") or body.get("detail") else None)
+        inner = body.get("error") or (body if _is_error(status, body) else None)
         usage = usage_of(body.get("usage"))
         model = body.get("model") if type(body.get("model")) is str else None
     elif type(body) is str and body:
         inner = body
     codes: list[str] = []
+    numbers: list[int] = []
     message: str | None = None
     for source in (line_error, inner):
         if type(source) is str and source:
@@ -397,8 +418,8 @@ def _error(custom_id: str, status: int | None, body: Any, line_error: Any) -> Re
                 source.get("type"),
                 nested.get("code") if type(nested) is dict else None,
             ):
-                if type(value) is int and not isinstance(value, bool):
-                    status = status or value  # vLLM writes the status as the error's code
+                if type(value) is int:
+                    numbers.append(value)  # vLLM writes the status as the error's code
                 elif type(value) is str and value:
                     codes.append(value)
             text = source.get("message") or source.get("detail")
@@ -406,13 +427,18 @@ def _error(custom_id: str, status: int | None, body: Any, line_error: Any) -> Re
                 message = message or (text if type(text) is str else str(text))
         elif type(source) is list and source:
             message = message or str(source)
-    outcome = _outcome_of_error(status, [code.lower() for code in codes])
-    if outcome is Outcome.RETRYABLE and usage.output_tokens:
+    explained = message is not None or bool(codes) or bool(numbers)
+    good = status is None or 200 <= status < 300
+    if good and (not explained or (type(body) is str and not line_error)):
+        codes, message = [NOT_UNDERSTOOD], f"no answer that batchling understands ({_shape(status, body)})"
+    lower = [code.lower() for code in codes]
+    numbers += [int(code) for code in lower if len(code) == 3 and code.isascii() and code.isdigit()]
+    outcome = _outcome_of_error(status, lower, numbers, message)
+    status = next(iter(numbers), None) if status is None else status
+    if outcome in (Outcome.RETRYABLE, Outcome.ACCOUNT) and usage.output_tokens:
         outcome = Outcome.ERROR  # what was made was billed, so it is not asked again
     if message is None:
-        message = f"status {status} without an explanation" if status is not None else "neither an answer nor an error"
-        if status is not None and 200 <= status < 300:
-            message = f"status {status} without an answer"
+        message = f"status {status} without an explanation" if status is not None else "no explanation"
     return Response(
         custom_id,
         outcome,
@@ -427,10 +453,29 @@ def _error(custom_id: str, status: int | None, body: Any, line_error: Any) -> Re
     )
 
 
-def _outcome_of_error(status: int | None, codes: list[str]) -> Outcome:
+def _is_error(status: int | None, body: dict[str, Any]) -> bool:
+    """The body is an error object itself. Beside a good status a `message` may as well be an answer of another shape."""
+    message = body.get("message")
+    if status is not None and not 200 <= status < 300:
+        return bool(message or body.get("detail"))
+    return body.get("object") == "error" or bool(body.get("detail")) or (type(message) is str and "code" in body)
+
+
+def _shape(status: int | None, body: Any) -> str:
+    """What came instead of an answer, in a few words."""
+    where = "" if status is None else f"status {status}, "
+    if type(body) is dict:
+        return where + "properties: " + (", ".join(sorted(map(str, body))[:12]) or "none")
+    if type(body) is str:
+        return where + "the text: " + " ".join(body[:200].split())
+    return where + ("no body" if body is None else f"a JSON {type(body).__name__}")
+
+
+def _outcome_of_error(status: int | None, codes: list[str], numbers: list[int], message: str | None) -> Outcome:
     """What an error means for its request. An unexplained one may be asked again: errors are not billed.
 
-    A 2xx without any readable answer is final, for it may have been billed.
+    The codes count before the status, and both before the words, which count only where they are definite. A 2xx
+    without any readable answer is final, for it may have been billed.
     """
     for code in codes:
         if code in _EXPIRED:
@@ -439,18 +484,31 @@ def _outcome_of_error(status: int | None, codes: list[str]) -> Outcome:
             return Outcome.CANCELLED
         if code in _FILTERED:
             return Outcome.FILTERED
-    numbers = [int(code) for code in codes if len(code) == 3 and code.isascii() and code.isdigit()]
-    if (status is None or status == 0 or 200 <= status < 300) and numbers:
-        status = numbers[0]
-    if status is not None and status != 0 and not 200 <= status < 300:
-        return Outcome.RETRYABLE if status in (408, 409, 429) or status >= 500 else Outcome.ERROR
-    if any(code in _TRANSIENT for code in codes):
+        if code == NOT_UNDERSTOOD:
+            return Outcome.ERROR
+    if account_refusal(status, [*codes, *map(str, numbers)], message) is not None:
+        return Outcome.ACCOUNT
+    if any(code in _TRANSIENT for code in codes) and not definitely_invalid(message):
         return Outcome.RETRYABLE
+    inner = next((number for number in numbers if 400 <= number < 600), None) or wrapped_status(message)
+    if inner is not None:
+        status = inner
+    if status is not None and status != 0 and not 200 <= status < 300:
+        if status not in (408, 409, 429) and status < 500:
+            return Outcome.ERROR
+        named = [code for code in codes if not code.isdigit() and code not in _TRANSIENT]
+        invalid = "invalid_request_error" in named and len(named) > 1
+        if definitely_invalid(message) or (invalid and not definitely_passing(message)):
+            return Outcome.ERROR
+        return Outcome.RETRYABLE
+    if definitely_invalid(message):
+        return Outcome.ERROR
     if status == 0:
         return Outcome.RETRYABLE
-    if codes or status is not None:
+    if status is not None:
         return Outcome.ERROR
-    return Outcome.RETRYABLE
+    named = [code for code in codes if code not in ("none", "null", "error", "unknown")]
+    return Outcome.ERROR if named and not definitely_passing(message) else Outcome.RETRYABLE
 
 
 def _decode_damaged(line: bytes, reason: str) -> Response | Garbage:
@@ -489,7 +547,7 @@ def _unreadable(line: bytes, reason: str) -> Response | Garbage:
         return Response(
             custom_id,
             Outcome.ERROR,
-            error_code="unreadable_line",
+            error_code=NOT_UNDERSTOOD,
             error_message=f"the line cannot be read: {reason}"[:MAX_ERROR_CHARACTERS],
         )
     return Garbage(f"the line cannot be read: {reason}"[:MAX_ERROR_CHARACTERS])

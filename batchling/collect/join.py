@@ -11,8 +11,10 @@ from typing import Any, Literal, NamedTuple
 
 import orjson
 
-from batchling.collect.decode import Garbage, clean, decode
+from batchling.collect.decode import NOT_UNDERSTOOD, Garbage, clean, decode
+from batchling.collect.failure import Failure
 from batchling.collect.lines import lines
+from batchling.collect.refusal import About, account_refusal
 from batchling.models import KEY_LENGTH, Outcome, Response, RowState, Usage
 
 _REMEMBERED = 10_000  # parts of lines that many have alike
@@ -75,7 +77,8 @@ class Summary:
         missing: requests without a line.
         usage: sums over the rows that say how many tokens they took.
         cost_usd: sum over the rows whose cost is known.
-        unpriced: answered rows whose cost is not known.
+        unpriced: rows that were, or may have been, answered and whose cost is not known.
+        account: why the account is refused, by the first row that says so; None: no row does.
     """
 
     rows: int
@@ -90,6 +93,7 @@ class Summary:
     usage: Usage = field(default_factory=Usage)
     cost_usd: Decimal = Decimal(0)
     unpriced: int = 0
+    account: str | None = None
 
 
 _STATE = {
@@ -99,6 +103,7 @@ _STATE = {
     Outcome.FILTERED: RowState.FILTERED,
     Outcome.ERROR: RowState.ERROR,
     Outcome.RETRYABLE: RowState.ERROR,
+    Outcome.ACCOUNT: RowState.ERROR,
     Outcome.EXPIRED: RowState.EXPIRED,
     Outcome.CANCELLED: RowState.CANCELLED,
     Outcome.MISSING: RowState.MISSING,
@@ -115,8 +120,8 @@ def state_of(outcome: Outcome) -> RowState:
     return _STATE[outcome]
 
 
-_Kind = tuple[Usage, Outcome, RowState, int | None, str | None, int, int]
-"""Usage, outcome, state, status, finish reason, row attempt and schema of a line."""
+_Kind = tuple[Usage, Outcome, RowState, int | None, str | None, int, int, bool]
+"""Usage, outcome, state, status, finish reason, row attempt and schema of a line, and whether it may have been billed."""
 
 
 @dataclass(slots=True)
@@ -128,6 +133,7 @@ class _Alike:
     outcome: Outcome
     state: RowState
     usage: Usage
+    billed: bool
     count: int = 0
 
 
@@ -255,8 +261,11 @@ class Join:
         else:
             state, output, schema, reasoning = _STATE[outcome], None, 0, None
             error = _one_line(response.error_code, response.error_message)
+            if outcome is Outcome.ACCOUNT and self.summary.account is None:
+                self.summary.account = _account(response)
+        billed = outcome in _ANSWERS or (outcome is Outcome.ERROR and _maybe_billed(response))
         # Answers of one prompt mostly have few different counts: what is alike is encoded, and priced, once.
-        kind = (usage, outcome, state, response.status_code, response.finish_reason, row.row_attempt, schema)
+        kind = (usage, outcome, state, response.status_code, response.finish_reason, row.row_attempt, schema, billed)
         alike = self._alike.get(kind)
         if alike is None:
             alike = self._new_alike(kind)
@@ -290,7 +299,7 @@ class Join:
             return json.dumps(clean(document), default=str).encode() + b"\n", alike
 
     def _new_alike(self, kind: _Kind) -> _Alike:
-        usage, outcome, state, status_code, finish_reason, row_attempt, schema = kind
+        usage, outcome, state, status_code, finish_reason, row_attempt, schema, billed = kind
         cost = self._charge(usage) if self._charge is not None else None
         part = {
             **self._constant,
@@ -309,7 +318,7 @@ class Join:
             encoded = json.dumps(clean(part)).encode()
         if len(self._alike) >= _REMEMBERED:
             self._count_alike()
-        alike = self._alike[kind] = _Alike(encoded[1:-1] + b",", cost, outcome, state, usage)
+        alike = self._alike[kind] = _Alike(encoded[1:-1] + b",", cost, outcome, state, usage, billed)
         return alike
 
     def _count_alike(self) -> None:
@@ -328,7 +337,7 @@ class Join:
             self._tokens[place] += (tokens or 0) * lines
         if alike.cost is not None:
             summary.cost_usd += alike.cost * lines
-        elif alike.outcome in _ANSWERS:
+        elif alike.billed:
             summary.unpriced += lines
 
     def _stray(
@@ -336,6 +345,23 @@ class Join:
     ) -> None:
         if len(self.summary.strays) < MAX_STRAYS:
             self.summary.strays.append(Stray(kind, file, offset, len(line), detail[:200]))
+
+
+def _account(response: Response) -> str:
+    """What is wrong with the account, in the words of one row's error."""
+    code, message = response.error_code, response.error_message or ""
+    found = account_refusal(response.status_code, [code], message) or About.QUOTA
+    return Failure(found, code, message).sentence[:500]
+
+
+_INSTEAD = frozenset({NOT_UNDERSTOOD, "empty_answer", "bad_embedding", None})
+
+
+def _maybe_billed(response: Response) -> bool:
+    """An error that stands where an answer should be: what it cost is not known."""
+    status = response.status_code
+    good = status is not None and 200 <= status < 300
+    return response.error_code == NOT_UNDERSTOOD or (good and response.error_code in _INSTEAD)
 
 
 def _rest(row: Row, response: Response, error: str | None, reasoning: str | None) -> dict[str, Any]:

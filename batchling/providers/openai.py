@@ -23,9 +23,10 @@ import openai
 import orjson
 
 from batchling.collect import Garbage, decode, whole
+from batchling.collect.refusal import About, about, definitely_invalid, wrapped_status
 from batchling.errors import CallAmbiguous, CallError, CallNotFound, CallRefused, CallStopped, CallUnavailable
-from batchling.models import Batch, Response, Submission
-from batchling.providers.openai_objects import read_batch, read_refusal, text_of
+from batchling.models import Batch, BatchError, Response, Submission
+from batchling.providers.openai_objects import read_batch, read_blamed, read_refusal, text_of
 from batchling.request import line
 from batchling.scrub import Scrubber
 from batchling.spec import ProviderConfig
@@ -45,6 +46,22 @@ _TRANSIENT = frozenset({408, 409, 429})
 _HTTP_LIBRARIES = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "h11", "zlib", "ssl", "socket"})
 _FOREIGN_404 = "foreign_404"  # a 404 without the provider's error body: a gateway's, or a route that is not there
 _NO_KEY = "none"
+_BROKEN = frozenset(
+    {
+        "server_error",
+        "internal_error",
+        "internal_server_error",
+        "internalservererror",
+        "service_unavailable",
+        "serviceunavailable",
+        "bad_gateway",
+        "gateway_timeout",
+        "timeout",
+        "request_timeout",
+        "api_connection_error",
+        "apiconnectionerror",
+    }
+)
 
 
 def connect(config: ProviderConfig, base_url: str, api_key: str | None, environ: Mapping[str, str]) -> OpenAIProvider:
@@ -124,6 +141,7 @@ class OpenAIProvider:
                     timeout=self._upload_timeout,
                     **extra,
                 ),
+                by_body=True,
             )
         except CallStopped as error:  # nothing is out yet: this provider is given up, and not the whole plan
             raise CallRefused(error.message, status=error.status, code=error.code) from None
@@ -276,9 +294,9 @@ class OpenAIProvider:
             raise CallUnavailable(f"{what}: the reply is no batch ({_shape(data)})")
         return batch
 
-    def _read(self, what: str, call: Callable[[], Any]) -> dict[str, Any]:
+    def _read(self, what: str, call: Callable[[], Any], *, by_body: bool = False) -> dict[str, Any]:
         """Performs a call that is free and returns its reply's JSON object."""
-        with self._transport(what):
+        with self._transport(what, by_body=by_body):
             reply = call()
         data = self._json(reply.content)
         if not isinstance(data, dict):
@@ -287,12 +305,12 @@ class OpenAIProvider:
         return data
 
     @contextmanager
-    def _transport(self, what: str) -> Iterator[None]:
+    def _transport(self, what: str, *, by_body: bool = False) -> Iterator[None]:
         """Turns the client's and the transport's exceptions on a call that is free into ours."""
         try:
             yield
         except openai.APIStatusError as error:
-            raise self._status_error(what, error) from None
+            raise self._status_error(what, error, by_body=by_body) from None
         except Exception as error:
             # A stream that breaks off while it is read raises the HTTP library's own types: httpx before openai 3,
             # httpx2 since. Anything else is a mistake of ours and must be seen.
@@ -304,8 +322,12 @@ class OpenAIProvider:
             # Without the exception itself: some repeat a header they could not send.
             raise CallUnavailable(self._scrub(f"{what}: {_reason(error)}")) from None
 
-    def _status_error(self, what: str, error: openai.APIStatusError) -> CallError:
-        """What a status that is no success means on a call that is free."""
+    def _status_error(self, what: str, error: openai.APIStatusError, *, by_body: bool = False) -> CallError:
+        """What a status that is no success means on a call that is free.
+
+        Args:
+            by_body: a refusal that waiting cannot help is definite whatever status it came with.
+        """
         status = error.status_code
         if status < 400:
             return CallStopped(f"{what}: {self._redirect(error)}", status=status, code="redirected")
@@ -315,12 +337,17 @@ class OpenAIProvider:
         if status == 404:
             return CallNotFound(text, status=status, code=code if own else _FOREIGN_404, retry_after=wait)
         # 413 has no reason to end: a gateway that finds a file too large finds it too large again.
-        if status == 413 or (own and 400 <= status < 500 and status not in _TRANSIENT):
-            return CallRefused(text, status=status, code=code, retry_after=wait)
+        definite = own and 400 <= status < 500 and status not in _TRANSIENT
+        if by_body and own and (status == 402 or _definite(code, message) not in (None, About.RATE)):
+            definite = True
+        if status == 413 or definite:
+            return CallRefused(
+                text, status=status, code=code, retry_after=wait, lines=self._blamed(error), words=message
+            )
         return CallUnavailable(text, status=status, code=code, retry_after=wait)
 
     def _create_error(self, error: openai.APIStatusError) -> CallError:
-        """What a status that is no success means on the call that spends."""
+        """What a status that is no success means on the call that spends. Where a gateway's status and body differ, the body counts."""
         status = error.status_code
         if status in (302, 303):  # how a web server answers a POST that it has carried out: "see there"
             return CallAmbiguous(f"creation of a batch: {self._redirect(error)}", status=status, code="redirected")
@@ -330,8 +357,18 @@ class OpenAIProvider:
         text = f"creation of a batch: {status} {message}"
         wait = _retry_after(error.response.headers)
         if own and 400 <= status < 500 and status not in (408, 409):
-            return CallRefused(text, status=status, code=code, retry_after=wait)
+            definite = not _went_wrong(code, message)
+        else:
+            definite = status == 413 or (own and _definite(code, message) is not None)
+        if definite:
+            return CallRefused(
+                text, status=status, code=code, retry_after=wait, lines=self._blamed(error), words=message
+            )
         return CallAmbiguous(text, status=status, code=code, retry_after=wait)
+
+    def _blamed(self, error: openai.APIStatusError) -> tuple[BatchError, ...]:
+        """The lines that the body of a refusal names."""
+        return read_blamed(self._json(error.response.content))
 
     def _refusal(self, error: openai.APIStatusError) -> tuple[str | None, str, bool]:
         """Code, message, and whether the body is the provider's own error body."""
@@ -373,6 +410,27 @@ def _bad_certificate(error: BaseException) -> str | None:
             return f"the server is not who it should be: {why}"
         cause = cause.__cause__ or cause.__context__
     return None
+
+
+def _went_wrong(code: str | None, message: str) -> bool:
+    """The body says that something broke on the way (a gateway shows it with another status): it may have happened."""
+    inner = wrapped_status(message)
+    if inner is not None:
+        return inner >= 500 or inner in (408, 409)
+    return (code or "").lower() in _BROKEN and about([None], message) is About.OTHER
+
+
+def _definite(code: str | None, message: str) -> About | None:
+    """What a body refuses for certain, whatever the status says; None: it does not."""
+    inner = wrapped_status(message)
+    if inner is not None and (inner >= 500 or inner in (408, 409)):
+        return None
+    found = about([code], message)
+    if found in (About.MODEL, About.PERMISSION, About.FILE) and inner is None and about([code], "") is not found:
+        return None  # a model that is not there while a server starts is told in the same words
+    if found is not About.OTHER:
+        return found
+    return About.OTHER if inner is not None or definitely_invalid(message) else None
 
 
 def _reason(error: BaseException) -> str:

@@ -7,6 +7,7 @@ list; Azure's how-to for null counts and `""` as a file id.
 from __future__ import annotations
 
 import math
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -82,8 +83,9 @@ def read_errors(errors: Any) -> tuple[BatchError, ...]:
                     BatchError(
                         code=code,
                         message=message and message[:_MAX_MESSAGE],
-                        line=whole(entry.get("line")),
+                        line=_line_of(entry),
                         param=text_of(entry.get("param")),
+                        custom_id=text_of(entry.get("custom_id")),
                     )
                 )
         elif isinstance(entry, str) and entry:
@@ -106,10 +108,50 @@ def read_refusal(body: Any) -> tuple[str | None, str] | None:
     if not isinstance(error, dict):
         return None
     message = text_of(error.get("message"))
-    code = text_of(error.get("code")) or text_of(error.get("type"))
+    code, kind = text_of(error.get("code")), text_of(error.get("type"))
+    if code is None or (code.isdigit() and kind not in (None, "None")):
+        code = kind  # proxies write the status as the code, and what it is as the type
     if message is None and code is None:
         return None
     return code, message or code or ""
+
+
+def read_blamed(body: Any) -> tuple[BatchError, ...]:
+    """The lines of the input file that a refusal names: in the error itself, or in a list in or beside it."""
+    if not isinstance(body, dict):
+        return ()
+    error = body if body.get("object") == "error" else body.get("error")
+    error = error if isinstance(error, dict) else {}
+    places = [error, *(part.get(name) for part in (error, body) for name in ("details", "errors", "data", "lines"))]
+    found: dict[BatchError, None] = {}
+    for place in places:
+        entries = place.get("data", [place]) if isinstance(place, dict) else place
+        for entry in entries if isinstance(entries, list) else ():
+            if not isinstance(entry, dict):
+                continue
+            line, custom_id = _line_of(entry), text_of(entry.get("custom_id"))
+            if line is not None or custom_id is not None:
+                code = text_of(entry.get("code")) or text_of(error.get("code"))
+                message = text_of(entry.get("message")) or text_of(error.get("message"))
+                found[BatchError(code, message and message[:_MAX_MESSAGE], line, custom_id=custom_id)] = None
+    return tuple(found)
+
+
+_INDEXED = re.compile(r"\b(?:requests?|items?|lines?|rows?|body)(?:\[(\d{1,6})\]|\.(\d{1,6})\b)")
+
+
+def _line_of(entry: dict[str, Any]) -> int | None:
+    """The 1-based line that an error is about: as a line or a row, as an index from 0, or in the parameter's path."""
+    for name in ("line", "line_number", "line_no", "row"):
+        line = whole(entry.get(name))
+        if line is not None:
+            return line
+    for name in ("index", "line_index", "request_index"):
+        index = whole(entry.get(name))
+        if index is not None:
+            return index + 1
+    path = _INDEXED.search(text_of(entry.get("param")) or "")
+    return None if path is None else int(path[1] or path[2]) + 1
 
 
 def _seconds(value: Any) -> float | None:

@@ -38,8 +38,13 @@ class Library(Protocol):
         """Folders of plans of which it does not have the latest answers."""
         ...
 
-    def learned(self, *, now: float) -> Mapping[tuple[str, str], int]:
-        """Limits that refusals taught, by a lane's group and model; they hold for a while before `now` (Unix seconds)."""
+    def learned(self, *, now: float, unit: str) -> Mapping[tuple[str, str], int]:
+        """Limits (`unit`: tokens or requests) that refusals taught, by a lane's group and model; they hold for a while
+        before `now` (Unix seconds)."""
+        ...
+
+    def unanswered(self, plan_id: str) -> bool:
+        """A finished plan has errors about the account, which an older version took for answers."""
         ...
 
 
@@ -56,8 +61,11 @@ class CatalogLibrary:
     def behind(self) -> Iterable[Path]:
         return catalog.stale(self.runs).moved_on
 
-    def learned(self, *, now: float) -> Mapping[tuple[str, str], int]:
-        return catalog.learned(self.runs, now=now)
+    def learned(self, *, now: float, unit: str) -> Mapping[tuple[str, str], int]:
+        return catalog.learned(self.runs, now=now, unit=unit)
+
+    def unanswered(self, plan_id: str) -> bool:
+        return catalog.has_no_answers(self.runs, plan_id)
 
 
 def reuse_answers(

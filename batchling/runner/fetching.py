@@ -14,11 +14,12 @@ from typing import Any, BinaryIO, cast
 
 import orjson
 
-from batchling.collect import lines
+from batchling.collect import lines, why_failed
 from batchling.disk import Disk, Writer
 from batchling.errors import CallError, CallNotFound, CallRefused, CallUnavailable, ProviderError
 from batchling.ledger import Action, Attempt, Shard
 from batchling.models import Response
+from batchling.runner.gathering import batch_document
 from batchling.runner.polling import throttled
 from batchling.runner.session import MISSING_LOOKS, Download, LaneKit, Session, gone, stays
 from batchling.runner.shards import chunks, read_index
@@ -55,7 +56,8 @@ def collect(session: Session, action: Action) -> None:
     """Step 7: both files, to the last byte, on disk before anything reads them."""
     shard, attempt = session.shard(action.shard, action.attempt)
     if attempt.reason == "throttled":  # a kill came between the two events
-        session.record(throttled(session, shard, attempt))
+        failure = why_failed(batch_document(session.disk, session.folder.batch(shard.number, attempt.number)))
+        session.record(throttled(session, shard, attempt, failure))
         return
     downloads: dict[str, Download] = {}
     for kind, file_id in (("output", attempt.output_file_id), ("errors", attempt.error_file_id)):

@@ -128,7 +128,7 @@ class PlanFolder:
         return self.requests / f"held.{name}.keys.csv"
 
     def raw(self, shard: int, attempt: int, kind: str) -> Path:
-        """Bytes received; `kind` is `output` or `errors`."""
+        """Bytes received; `kind` is `output` or `errors`, or `refused`: what a refusal says of the lines that it blames."""
         return self.responses / f"{shard:04d}.{attempt}.{kind}.jsonl"
 
     def batch(self, shard: int, attempt: int) -> Path:

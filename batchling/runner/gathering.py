@@ -7,17 +7,18 @@ from pathlib import Path
 
 import orjson
 
-from batchling.collect import FailureKind, Join, Row, Summary, lines, why_failed
-from batchling.disk import Disk
+from batchling.collect import Join, Row, Summary, lines, why_failed
+from batchling.disk import Disk, write_file
 from batchling.errors import DiskError
 from batchling.ledger import Action, Attempt, Phase, Shard
-from batchling.models import KEY_LENGTH, Batch, BatchError, Outcome
+from batchling.models import Batch, BatchError, Outcome, RowState
 from batchling.runner.blotting import Blots
 from batchling.runner.folder import PlanFolder
 from batchling.runner.judging import Kept, charge_at, judge_again, judge_by_schema
 from batchling.runner.reading import Tally, absent_outcome, said, tally_documents, tally_summary
+from batchling.runner.refusals import blamed, faults_of, refused_lines
 from batchling.runner.session import LaneKit, Session
-from batchling.runner.shards import READ_BYTES, IndexEntry, read_also, read_index
+from batchling.runner.shards import READ_BYTES, read_also, read_index
 from batchling.runner.shards import chunks as chunks
 
 
@@ -33,8 +34,14 @@ def ingest(session: Session, action: Action) -> None:
     elif attempt.completed is not None and attempt.completed > summary.rows - summary.missing:
         unsure = True  # more answers were announced than rows have lines: one of those without was answered
     tally = _tally(session, kit, shard, attempt, summary, unsure=unsure)
-    if shard.row_attempt >= session.attempts or fatal:
+    fatal = fatal or summary.account
+    # It failed because of single lines, before anything was asked: the others lose no attempt by it.
+    unrun = _failed(attempt) and not (attempt.files or attempt.completed) and summary.outcomes[Outcome.ERROR] > 0
+    if shard.row_attempt >= session.attempts and not unrun:
+        # What the account was refused for was never asked: it stays open until a person has acted.
+        kept = min(tally.moved[RowState.ERROR], tally.outcomes[Outcome.ACCOUNT])
         tally.moved.clear()
+        tally.moved[RowState.ERROR] = kept
     session.record(
         {
             "kind": "closed",
@@ -52,6 +59,7 @@ def ingest(session: Session, action: Action) -> None:
             "input_tokens": summary.usage.input_tokens,
             "output_tokens": summary.usage.output_tokens,
             "fatal": fatal,
+            "unrun": unrun,
             **({"blotted": blotted} if blotted else {}),
         }
     )
@@ -120,18 +128,20 @@ def decode_attempt(
     code = fatal = None
     refused: bytes = b""
     if attempt.reason == "failed":
-        failure = why_failed(_batch_document(disk, folder.batch(shard.number, attempt.number)))
+        failure = why_failed(batch_document(disk, folder.batch(shard.number, attempt.number)))
         code, message = failure.code, failure.message
-        if failure.kind is FailureKind.FATAL:
-            fatal = f"{failure.code}: {failure.message}"[:500]
-        refused = _refused_lines(entries, failure.lines, suffix)
+        if failure.fatal:
+            fatal, absent = failure.sentence[:500], Outcome.ACCOUNT
+        refused = refused_lines(blamed(entries, faults_of(failure, shard.rows)), suffix)
+        if refused:
+            write_file(disk, folder.raw(shard.number, attempt.number, "refused"), refused)
 
     def decoded() -> Iterator[bytes]:
         for file in attempt.files:
             if file["file"] is not None:
                 yield from join.read(file["file"], chunks(disk, folder.responses / file["file"]))
         if refused:
-            yield from join.read(folder.batch(shard.number, attempt.number).name, [refused])
+            yield from join.read(folder.raw(shard.number, attempt.number, "refused").name, [refused])
         yield from join.finish(absent=absent, error_code=code, error_message=message)
         blots.save()
 
@@ -168,7 +178,8 @@ def write_lines(disk: Disk, target: Path, produced: Iterable[bytes]) -> None:
     disk.replace(part, target)
 
 
-def _batch_document(disk: Disk, path: Path) -> Batch:
+def batch_document(disk: Disk, path: Path) -> Batch:
+    """What the provider said of a batch when it had ended."""
     try:
         document = orjson.loads(disk.read(path))
     except ValueError as error:
@@ -176,14 +187,3 @@ def _batch_document(disk: Disk, path: Path) -> Batch:
     return Batch(
         id=document["id"], status=document["status"], errors=tuple(BatchError(**e) for e in document["errors"])
     )
-
-
-def _refused_lines(entries: list[IndexEntry], errors: Iterable[BatchError], suffix: str) -> bytes:
-    """The validation errors that name a line, in the shape of an error file."""
-    written = []
-    for error in errors:
-        if error.line is not None and 1 <= error.line <= len(entries):
-            key = entries[error.line - 1].key[:KEY_LENGTH]
-            detail = {"code": error.code or "invalid_request", "message": error.message}
-            written.append(orjson.dumps({"custom_id": f"{key}{suffix}", "response": None, "error": detail}) + b"\n")
-    return b"".join(written)

@@ -97,8 +97,11 @@ def draft(specs: Sequence[Spec], data_folder: Path, runs: Path, *, now: float, l
         UsageError: a schema, a source or a metric is wrong.
     """
     points, lanes = make_ready(specs)
-    learned = (library or CatalogLibrary(runs)).learned(now=now)
-    lanes = [lane.within(learned.get((lane.group, lane.model))) for lane in lanes]
+    library = library or CatalogLibrary(runs)
+    tokens, requests = library.learned(now=now, unit="tokens"), library.learned(now=now, unit="requests")
+    lanes = [
+        lane.within(tokens.get((lane.group, lane.model)), requests.get((lane.group, lane.model))) for lane in lanes
+    ]
     snapshots: dict[str, source.Snapshot] = {}
     for point in points:
         if point.data_key not in snapshots:
@@ -339,7 +342,13 @@ def _add_decoded(disk: Disk, folder: PlanFolder, found: _Found) -> None:
         if name.endswith(".decoded.jsonl"):
             for _, line in lines(chunks(disk, folder.responses / name)):
                 document = orjson.loads(line)
-                if document["outcome"] in wanted:
+                if document["outcome"] in wanted and not catalog.no_answer(
+                    document["outcome"],
+                    document["status_code"],
+                    document["error_code"],
+                    document["error_message"],
+                    document["file"],
+                ):
                     found.add(document["key"], document["state"])
 
 
@@ -425,7 +434,7 @@ def open_plan(
                 folder, state = same
                 if not state.finished:
                     return Opened(folder, "unfinished")
-                if not states and not state.again:
+                if not states and not state.again and not library.unanswered(folder.plan_id):
                     return Opened(folder, "finished")
             known = known_keys(disk, runs, made, fresh=fresh, retry=states, library=library)
             return _create(disk, clock, runs, work, made, known, encoders(made.lanes), command, library, entropy, again)
@@ -613,6 +622,7 @@ def plan_document(
                 "requests": tally.requests,
                 "input_tokens": tally.input_tokens,
                 "learned_tokens": lane.learned_tokens,
+                "learned_requests": lane.learned_requests,
             }
         )
     return {

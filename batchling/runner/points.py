@@ -80,7 +80,7 @@ class LanePlan:
     Attributes:
         group: names the connection: provider, address and key variable.
         learned_tokens: the enqueued-token limit that an earlier plan was told in a refusal; it counts in `limits` and
-            `enqueued_tokens`.
+            `enqueued_tokens`. learned_requests: the same for requests.
     """
 
     number: int
@@ -97,6 +97,8 @@ class LanePlan:
     price: Price | None
     max_output_tokens: int | None
     learned_tokens: int | None = None
+    enqueued_requests: int | None = None
+    learned_requests: int | None = None
 
     def worst(self, requests: int, input_tokens: int | None) -> Decimal | None:
         """USD that these requests can cost at most; None when price or a length limit is unknown."""
@@ -132,15 +134,21 @@ class LanePlan:
             longest = max(max_output_tokens, self.max_output_tokens)
         return replace(self, price=price, max_output_tokens=longest)
 
-    def within(self, learned_tokens: int | None) -> LanePlan:
-        """The lane with an enqueued-token limit that a refusal taught."""
-        if learned_tokens is None:
+    def within(self, learned_tokens: int | None, learned_requests: int | None = None) -> LanePlan:
+        """The lane with limits, on what may wait at once, that refusals taught."""
+        if learned_tokens is None and learned_requests is None:
             return self
         return replace(
             self,
-            limits=replace(self.limits, max_tokens=_least(self.limits.max_tokens, learned_tokens)),
+            limits=replace(
+                self.limits,
+                max_tokens=_least(self.limits.max_tokens, learned_tokens),
+                max_requests=_least(self.limits.max_requests, learned_requests),
+            ),
             enqueued_tokens=_least(self.enqueued_tokens, learned_tokens),
+            enqueued_requests=_least(self.enqueued_requests, learned_requests),
             learned_tokens=learned_tokens,
+            learned_requests=learned_requests,
         )
 
     def shape(self, encode: Callable[[str, str, bytes], bytes]) -> LaneShape:
@@ -156,6 +164,7 @@ class LanePlan:
             can_list=capabilities.list,
             can_fence=capabilities.fence != "none",
             enqueued_tokens=self.enqueued_tokens,
+            enqueued_requests=self.enqueued_requests,
             concurrent_batches=self.concurrent_batches,
             creations_per_hour=self.creations_per_hour,
         )
@@ -174,7 +183,7 @@ def lane_plan(number: int, spec: Spec, price: Price | None) -> LanePlan:
         enqueued = enqueued.get(config.model.id)
     enqueued = _least(enqueued, own.enqueued_tokens)
     limits = ShardLimits(
-        max_requests=_least(provider.limits.max_requests, own.max_requests),
+        max_requests=_least(provider.limits.max_requests, own.max_requests, own.enqueued_requests),
         max_bytes=_least(provider.limits.max_bytes, own.max_bytes),
         max_line_bytes=provider.limits.max_line_bytes,
         max_tokens=enqueued,
@@ -188,6 +197,7 @@ def lane_plan(number: int, spec: Spec, price: Price | None) -> LanePlan:
         model=config.model.id,
         limits=limits,
         enqueued_tokens=enqueued,
+        enqueued_requests=own.enqueued_requests,
         concurrent_batches=_least(provider.limits.concurrent_batches, own.concurrent_batches),
         creations_per_hour=_least(provider.limits.creations_per_hour, own.creations_per_hour),
         settle_seconds=own.settle_seconds if own.settle_seconds is not None else provider.capabilities.settle_seconds,

@@ -12,13 +12,14 @@ from typing import Any
 
 import orjson
 
-from batchling.collect import FailureKind, why_failed
+from batchling.collect import Failure, FailureKind, why_failed
 from batchling.disk import write_file
-from batchling.errors import CallError, CallNotFound, ProviderError
+from batchling.errors import CallError, CallNotFound, CallRefused, ProviderError
 from batchling.ledger import Action, Attempt, Phase, Shard
 from batchling.models import Batch
 from batchling.runner.adoption import tell_aliases_apart
 from batchling.runner.identity import contradicts, own
+from batchling.runner.refusals import faults_of, learned
 from batchling.runner.session import LaneKit, Look, Session, gone, stays
 
 LIST_FROM = 3
@@ -274,7 +275,10 @@ def ended(session: Session, shard: Shard, attempt: Attempt, batch: Batch) -> Non
     document = {
         "id": batch.id,
         "status": batch.status,
-        "errors": [{"code": e.code, "message": e.message, "line": e.line, "param": e.param} for e in batch.errors],
+        "errors": [
+            {"code": e.code, "message": e.message, "line": e.line, "param": e.param, "custom_id": e.custom_id}
+            for e in batch.errors
+        ],
     }
     write_file(session.disk, session.folder.batch(shard.number, attempt.number), orjson.dumps(document))
     event: dict[str, Any] = {
@@ -291,19 +295,31 @@ def ended(session: Session, shard: Shard, attempt: Attempt, batch: Batch) -> Non
     if batch.status == "failed":
         failure = why_failed(batch)
         event["code"] = failure.code
-        if failure.kind in (FailureKind.THROTTLED, FailureKind.NOT_READY) and not ran:
-            lane = session.kit(shard).lane
-            if failure.limit is not None:
-                learned = {"kind": "learned", "group": lane.group, "model": lane.model, "limit": failure.limit}
-                events.insert(0, learned)
-            events.append(throttled(session, shard, attempt))
+        if failure.kind in _UNASKED and not ran and not faults_of(failure, shard.rows):
+            events[:0] = learned(session, shard, failure)
+            events.append(throttled(session, shard, attempt, failure))
             event["reason"] = "throttled"
     session.record(*events)
 
 
-def throttled(session: Session, shard: Shard, attempt: Attempt) -> dict[str, Any]:
+_UNASKED = frozenset({FailureKind.THROTTLED, FailureKind.NOT_READY, FailureKind.FATAL, FailureKind.TOO_LARGE})
+"""No row was asked, and all of them may be: later, in smaller batches, or when a person has acted."""
+
+
+def throttled(session: Session, shard: Shard, attempt: Attempt, failure: Failure) -> dict[str, Any]:
     """Refused after the fact: nothing ran, nothing is billed, no attempt of a row is used up."""
     n = sum(1 for a in shard.attempts if a.phase is Phase.THROTTLED)
     wait = min(900.0, max(1.0, session.kit(shard).poll_seconds) * 2.0 ** min(n, 12))
-    where = {"shard": shard.number, "attempt": attempt.number}
-    return {"kind": "throttled", **where, "retry_at": session.clock.now() + wait}
+    if failure.kind in (FailureKind.FATAL, FailureKind.TOO_LARGE):
+        wait = 0.0  # waiting changes nothing
+    told = CallRefused(failure.sentence, code=failure.code)
+    session.observer.trouble(session, f"batch {attempt.batch_id}", told, wait)
+    return {
+        "kind": "throttled",
+        "shard": shard.number,
+        "attempt": attempt.number,
+        "retry_at": session.clock.now() + wait,
+        "about": str(failure.about),
+        "why": failure.sentence[:500],
+        "fatal": failure.sentence[:500] if failure.fatal else None,
+    }

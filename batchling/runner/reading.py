@@ -16,7 +16,7 @@ from batchling.models import ANSWERED, Outcome, RowState
 from batchling.runner.folder import PlanFolder
 from batchling.runner.shards import chunks
 
-RETRIED = frozenset({Outcome.RETRYABLE, Outcome.EXPIRED, Outcome.MISSING})
+RETRIED = frozenset({Outcome.RETRYABLE, Outcome.ACCOUNT, Outcome.EXPIRED, Outcome.MISSING})
 """Outcomes that cost nothing and may be different next time."""
 
 Document = dict[str, Any]
@@ -52,7 +52,7 @@ def absent_outcome(attempt: Attempt) -> Outcome:
 def tally_summary(summary: Summary, attempt: Attempt, *, unsure: bool, repairs: bool) -> Tally:
     """Of a shard with one batch, without reading its rows again."""
     outcomes = summary.outcomes
-    moved = Counter({RowState.ERROR: outcomes[Outcome.RETRYABLE]})
+    moved = Counter({RowState.ERROR: outcomes[Outcome.RETRYABLE] + outcomes[Outcome.ACCOUNT]})
     for outcome, state in ((Outcome.EXPIRED, RowState.EXPIRED), (Outcome.MISSING, RowState.MISSING)):
         lineless = summary.missing if unsure and outcome is absent_outcome(attempt) else 0
         moved[state] = outcomes[outcome] - lineless

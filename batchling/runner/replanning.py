@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Container
 from dataclasses import replace
 from typing import Any
 
+from batchling.collect import Join, Row, Verdict
+from batchling.disk import write_file
 from batchling.errors import DataError, DiskError
-from batchling.ledger import Action, Phase, Shard, limit_of, size_of
-from batchling.models import RowState
+from batchling.ledger import Action, Attempt, Phase, Shard, largest_of, limit_of, requests_limit_of, size_of
+from batchling.models import BatchError, Outcome, RowState
+from batchling.packing import ShardLimits
+from batchling.runner.gathering import write_lines
 from batchling.runner.reading import Document, retriable, said
+from batchling.runner.refusals import refused_lines
 from batchling.runner.session import LaneKit, Session
-from batchling.runner.shards import IndexEntry, LaneShape, ShardWriter, request_lines
+from batchling.runner.shards import IndexEntry, ShardWriter, read_index, request_lines
 
 
 def body_of(line: bytes) -> bytes:
@@ -39,12 +45,18 @@ def replan(session: Session, action: Action) -> None:
     for number in action.shards:
         shard = session.state.shards[number]
         documents = said(session.disk, session.folder, shard, [a for a in shard.attempts if a.phase is Phase.CLOSED])
-        retries = {k: d for k, d in documents.items() if retriable(d, shard)}
-        repairs = {k: d for k, d in documents.items() if d["state"] == RowState.INVALID and kit.repair is not None}
+        last = shard.row_attempt >= session.attempts and not shard.unrun
+        retries = {k: d for k, d in documents.items() if retriable(d, shard) and not (last and _asked(d, shard))}
+        repairs = {
+            k: d for k, d in documents.items() if d["state"] == RowState.INVALID and kit.repair is not None and not last
+        }
         # Retries of a repair stay repairs: the catalog finds them by their parent.
-        for kind, rows in (("retry", retries), ("repair", repairs)):
+        for asked in (False, True):
+            rows = {k: d for k, d in retries.items() if _asked(d, shard) is asked}
             if rows:
-                wanted.setdefault((shard.row_attempt + 1, kind), []).append((shard, rows))
+                wanted.setdefault((shard.row_attempt + asked, "retry"), []).append((shard, rows))
+        if repairs:
+            wanted.setdefault((shard.row_attempt + 1, "repair"), []).append((shard, repairs))
         # Rows that were to move on when the shard closed, and that do not now (repairs were turned off meanwhile).
         moving = Counter(str(d["state"]) for d in (retries | repairs).values())
         left[str(number)] = Counter(shard.counts) - Counter(shard.kept) - moving
@@ -78,6 +90,11 @@ def replan(session: Session, action: Action) -> None:
     )
 
 
+def _asked(document: Document, shard: Shard) -> bool:
+    """The row was asked, so that one of its attempts is used up: not where the account, or another line, was refused."""
+    return not shard.unrun and document["outcome"] != Outcome.ACCOUNT
+
+
 def _add(
     kit: LaneKit, writer: ShardWriter, shard: Shard, entry: IndexEntry, body: bytes, answer: Document | None
 ) -> None:
@@ -103,7 +120,7 @@ def _add(
 
 
 def split(session: Session, action: Action) -> None:
-    """A shard above a token limit that was learned after it was made is cut into shards that fit, at least in two.
+    """A shard above a limit that was learned after it was made is cut into shards that fit, at least in two.
 
     One that was refused again and again with nothing of ours waiting is above the limit as the provider counts, although
     not as we do: half of it is the limit from then on, for the model's other shards too.
@@ -111,40 +128,52 @@ def split(session: Session, action: Action) -> None:
     shard = session.state.shards[action.shard]
     kit = session.kit(shard)
     limit = limit_of(session.state, kit.lane)
+    most_bytes, most_rows = largest_of(session.state, kit.lane)
+    rows = [n for n in (most_rows, requests_limit_of(session.state, kit.lane)) if n is not None]
+    too_large = (most_bytes is not None and shard.bytes > most_bytes) or any(shard.rows > n for n in rows)
     learned: list[dict[str, Any]] = []
-    if limit is None or size_of(shard) <= limit:
+    if not too_large and (limit is None or size_of(shard) <= limit):
         limit = max(1, size_of(shard) // 2)
         where = {"group": kit.lane.group, "model": kit.lane.model}
         learned.append({"kind": "learned", **where, "limit": limit, "guessed": True})
     half = -(-shard.rows // 2)
     if shard.input_tokens is None and limit is not None:
         half = min(half, max(1, shard.rows * limit // max(1, size_of(shard))))
-    shape = replace(kit.shape, limits=replace(kit.shape.limits, max_tokens=limit, max_requests=half))
-    records = _again_under_new_numbers(session, shard, shape)
+    limits = replace(kit.shape.limits, max_requests=min([half, *rows]))
+    if limit is not None:
+        limits = replace(limits, max_tokens=limit)
+    entries = read_index(session.disk, session.folder.index(shard.number))
+    if most_bytes is not None:
+        longest = max(entry.size for entry in entries)  # a request that is longer goes out alone, and is refused alone
+        limits = replace(limits, max_bytes=max(longest, min(most_bytes, limits.max_bytes or most_bytes)))
+    records = _rewritten(session, shard, limits, {entry.key for entry in entries})
     session.record(*learned, {"kind": "planned", "shards": records, "replaces": [shard.number], "why": "split"})
 
 
 def renew(session: Session, shard: Shard) -> None:
     """The same requests in a shard of another number, and so in other bytes, where these bytes must not be sent again."""
-    records = _again_under_new_numbers(session, shard, session.kit(shard).shape)
+    keys = {entry.key for entry in read_index(session.disk, session.folder.index(shard.number))}
+    records = _rewritten(session, shard, session.kit(shard).shape.limits, keys)
     session.record({"kind": "planned", "shards": records, "replaces": [shard.number], "why": "file id again"})
 
 
-def _again_under_new_numbers(session: Session, shard: Shard, shape: LaneShape) -> list[dict[str, Any]]:
-    """Writes a shard's requests into new shards; returns what `planned` says of them."""
-    lane = session.kit(shard).lane.number
+def _rewritten(session: Session, shard: Shard, limits: ShardLimits, keys: Container[str]) -> list[dict[str, Any]]:
+    """Requests of a shard in new shards, as they are and with the same attempt; what the `planned` event says of them."""
+    kit = session.kit(shard)
     writer = ShardWriter(
         session.disk,
         session.folder,
-        {lane: shape},
+        {kit.lane.number: replace(kit.shape, limits=limits)},
         first=max(session.state.shards) + 1,
         row_attempt=shard.row_attempt,
         kind=shard.kind,
     )
     try:
         paths = session.folder.shard(shard.number), session.folder.index(shard.number)
-        for entry, line in request_lines(session.disk, *paths, _Everything()):
-            writer.add(lane, entry.key, body_of(line), entry.tokens, parent=entry.parent, schema=entry.schema)
+        for entry, line in request_lines(session.disk, *paths, keys):
+            writer.add(
+                kit.lane.number, entry.key, body_of(line), entry.tokens, parent=entry.parent, schema=entry.schema
+            )
         records = writer.finish()
     except BaseException:
         writer.abandon()
@@ -153,8 +182,46 @@ def _again_under_new_numbers(session: Session, shard: Shard, shape: LaneShape) -
     return [{**record, "doubts": shard.presumed} for record in records]
 
 
-class _Everything:
-    """A container that holds every key."""
+def set_aside(
+    session: Session, shard: Shard, attempt: Attempt, refused: dict[str, BatchError], rejected: dict[str, Any]
+) -> None:
+    """The provider takes a batch only without some of its requests: these are final errors, the others go into a new one.
 
-    def __contains__(self, key: object) -> bool:
-        return True
+    Nothing was asked, so no row loses an attempt.
+
+    Args:
+        refused: key → what the provider says of it.
+        rejected: the event of the refusal.
+    """
+    kit = session.kit(shard)
+    entries = read_index(session.disk, session.folder.index(shard.number))
+    suffix = f"-{session.folder.tail}-{shard.number:04d}"
+    raw = session.folder.raw(shard.number, attempt.number, "refused")
+    content = refused_lines(refused, suffix)
+    write_file(session.disk, raw, content)
+    join = Join(
+        (Row(e.key, e.parent or None, e.tokens, shard.row_attempt) for e in entries if e.key in refused),
+        suffix=suffix,
+        judge=lambda response: Verdict(RowState.ERROR),
+        shard=shard.number,
+        attempt=attempt.number,
+    )
+    decoded = (*join.read(raw.name, [content]), *join.finish())
+    write_lines(session.disk, session.folder.decoded(shard.number, attempt.number), decoded)
+    others = {entry.key for entry in entries if entry.key not in refused}
+    records = _rewritten(session, shard, kit.shape.limits, others) if others else []
+    session.record(
+        rejected,
+        {
+            "kind": "planned",
+            "shards": records,
+            "replaces": [shard.number],
+            "left": {str(shard.number): {str(state): n for state, n in join.summary.states.items()}},
+            "refused": list(refused)[:REFUSED_KEPT],
+            "why": "refused lines",
+        },
+    )
+
+
+REFUSED_KEPT = 100
+"""Keys of refused lines that an event names; all of them are in the shard's decoded answers."""

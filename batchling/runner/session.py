@@ -144,6 +144,7 @@ class Session:
         scans: group → the provider's list, from where the last look left it.
         unread: listed batch id → Unix seconds before which it is not asked for again.
         parts: (shard, attempt, kind) → a file that arrived whole while another of its batch did not.
+        set_aside: lane → batches known at the last refusal that blamed single lines, and such refusals in a row.
     """
 
     disk: Disk
@@ -168,6 +169,7 @@ class Session:
     scans: dict[str, Iterator[Batch]] = field(default_factory=dict)
     unread: dict[str, float] = field(default_factory=dict)
     parts: dict[tuple[int, int, str], Download] = field(default_factory=dict)
+    set_aside: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.clock.not_before(self.state.ts)

@@ -19,8 +19,9 @@ from batchling.models import Submission
 from batchling.runner import replanning
 from batchling.runner.adoption import ASK_AGAIN_SECONDS, adopt_from_list
 from batchling.runner.gathering import give_up
+from batchling.runner.refusals import blamed, faults_of, learned
 from batchling.runner.session import Session
-from batchling.runner.shards import chunks
+from batchling.runner.shards import chunks, read_index
 
 RETRY_SECONDS = 2.0
 """First pause after a call that failed for now."""
@@ -30,6 +31,9 @@ MAX_REFUSALS = 6
 
 MAX_RENEWALS = 2
 """Times that the id of a deleted file is given for other bytes as well, after which its lane stops."""
+
+MAX_SET_ASIDE = 25
+"""Refusals in a row that each blame other lines, without a batch in between; then a person is asked: it is not the lines."""
 
 REUPLOAD_AFTER = 3
 """Refusals in a row because the input file is not ready, after which it is uploaded again."""
@@ -187,40 +191,50 @@ def create(session: Session, action: Action) -> None:
 
 
 def _refused(session: Session, shard: Shard, attempt: Attempt, error: CallRefused) -> None:
-    """A definite no costs nothing: wait and try again, or stop this lane when waiting cannot help."""
+    """A definite no costs nothing: wait and try again, cut it, leave lines out, or stop this lane when none of it helps."""
     failure = why_refused(error)
     key = ("submit", shard.number, attempt.number)
     retry_at = None
-    explained = failure.kind is FailureKind.THROTTLED
+    explained = failure.kind in (FailureKind.THROTTLED, FailureKind.TOO_LARGE)
     refusals = 0 if explained else attempt.refusals + 1
-    fatal = failure.kind is FailureKind.FATAL or refusals >= MAX_REFUSALS
+    entries = read_index(session.disk, session.folder.index(shard.number))
+    lines = blamed(entries, faults_of(failure, shard.rows))
+    fatal = failure.fatal or refusals >= MAX_REFUSALS
+    if lines:
+        known, n = session.set_aside.get(shard.lane, (-1, 0))
+        n = n + 1 if known == len(session.state.batches) else 1
+        session.set_aside[shard.lane] = len(session.state.batches), n
+        fatal = n > MAX_SET_ASIDE
     reupload = failure.kind is FailureKind.NOT_READY and refusals == REUPLOAD_AFTER
-    if not fatal:
+    wait = 0.0
+    if not fatal and not lines and failure.kind is not FailureKind.TOO_LARGE:
         n = session.failures.get(key, 0)
         session.failures[key] = n + 1
         base = max(RETRY_SECONDS, session.kit(shard).poll_seconds)
         wait = max(min(900.0, base * 2.0 ** min(n, 16)), error.retry_after or 0.0)
         retry_at = session.clock.now() + wait
-        session.observer.trouble(session, "submit", error, wait)
-    events: list[dict[str, object]] = []
-    if failure.limit is not None:
-        lane = session.kit(shard).lane
-        events.append({"kind": "learned", "group": lane.group, "model": lane.model, "limit": failure.limit})
-    events.append(
-        {
-            "kind": "rejected",
-            "shard": shard.number,
-            "attempt": attempt.number,
-            "status": error.status,
-            "code": error.code,
-            "message": error.message[:500],
-            "refusals": 0 if fatal else refusals,
-            "fatal": fatal,
-            "reupload": reupload,
-            "retry_at": retry_at,
-        }
-    )
-    session.record(*events)
+    if not fatal:
+        told = CallRefused(failure.sentence, status=error.status, code=error.code)
+        session.observer.trouble(session, "submit", told, wait)
+    rejected = {
+        "kind": "rejected",
+        "shard": shard.number,
+        "attempt": attempt.number,
+        "status": error.status,
+        "code": error.code,
+        "message": error.message[:500],
+        "about": str(failure.about),
+        "words": error.words[:500],
+        "why": failure.sentence[:500],
+        "refusals": 0 if fatal else refusals,
+        "fatal": fatal,
+        "reupload": reupload,
+        "retry_at": retry_at,
+    }
+    if lines and not fatal:
+        replanning.set_aside(session, shard, attempt, lines, rejected)
+    else:
+        session.record(*learned(session, shard, failure), rejected)
 
 
 def recover(session: Session, action: Action) -> None:

@@ -167,8 +167,8 @@ INVALID = {"message": "Invalid value", "type": "invalid_request_error", "param":
             Outcome.RETRYABLE,
             "requests",
         ),
-        (line({"error": INVALID}, 500), Outcome.RETRYABLE, "invalid_value"),
-        (line({"error": INVALID}, "503"), Outcome.RETRYABLE, "invalid_value"),
+        (line({"error": INVALID}, 500), Outcome.ERROR, "invalid_value"),
+        (line({"error": INVALID}, "503"), Outcome.ERROR, "invalid_value"),
         (line({"error": {"message": "m"}}, 408), Outcome.RETRYABLE, None),
         (line({"error": {"message": "m"}}, 409), Outcome.RETRYABLE, None),
         (line({"error": {"message": "m"}}, 404), Outcome.ERROR, None),
@@ -178,7 +178,7 @@ INVALID = {"message": "Invalid value", "type": "invalid_request_error", "param":
         (line(None, 0), Outcome.RETRYABLE, None),
         (line("upstream timed out", 504), Outcome.RETRYABLE, None),
         (line(json.dumps({"error": INVALID}), 400), Outcome.ERROR, "invalid_value"),
-        (line("not json", 200), Outcome.ERROR, None),
+        (line("not json", 200), Outcome.ERROR, "not_understood"),
         (
             {"custom_id": "c", "response": None, "error": {"code": "batch_expired", "message": "m"}},
             Outcome.EXPIRED,
@@ -194,7 +194,7 @@ INVALID = {"message": "Invalid value", "type": "invalid_request_error", "param":
         ({"custom_id": "c", "error": {"code": "server_error", "message": "m"}}, Outcome.RETRYABLE, "server_error"),
         ({"custom_id": "c", "error": {"message": "m"}}, Outcome.RETRYABLE, None),
         ({"custom_id": "c", "error": "a bare text"}, Outcome.RETRYABLE, None),
-        ({"custom_id": "c"}, Outcome.RETRYABLE, None),
+        ({"custom_id": "c"}, Outcome.ERROR, "not_understood"),
         (
             line({"error": {"code": "content_filter", "message": "m", "status": 400}}, 400),
             Outcome.FILTERED,
@@ -277,7 +277,7 @@ def test_a_cut_line_is_final_for_the_request_that_it_names() -> None:
     raw = json.dumps(line(chat())).encode()[:-20]
     response = decode(raw)
     assert isinstance(response, Response)
-    assert (response.custom_id, response.outcome, response.error_code) == ("c", Outcome.ERROR, "unreadable_line")
+    assert (response.custom_id, response.outcome, response.error_code) == ("c", Outcome.ERROR, "not_understood")
     assert isinstance(decode(b'{"custom_id":"a","x":{"custom_id":"b"},'), Garbage)  # two names: nobody's
 
 
@@ -386,3 +386,97 @@ def test_the_short_way_says_what_the_tolerant_way_says(changes: list[tuple[int, 
     assert short is None or short == _decode_object(data)
     if not changes:
         assert short is not None
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "outcome"),
+    [
+        (500, {"message": "litellm.RateLimitError: slow", "code": "500"}, Outcome.RETRYABLE),
+        (429, {"message": "Internal server error", "code": "500"}, Outcome.RETRYABLE),
+        (400, {"message": "slow down", "code": "rate_limit_exceeded"}, Outcome.RETRYABLE),
+        (500, {"message": "litellm.BadRequestError: Error code: 400 - bad", "code": "500"}, Outcome.ERROR),
+        (429, {"message": "Error code: 400 - {'error': …}", "code": "429"}, Outcome.ERROR),
+        (500, {"message": "Error code: 400 - {'error': …}", "code": None}, Outcome.ERROR),
+        (503, {"message": "try again", "type": "invalid_request_error", "code": "x"}, Outcome.RETRYABLE),
+        (500, {"message": "This model's maximum context length is 8192 tokens"}, Outcome.ERROR),
+        (None, {"message": "Error code: 429 - too many"}, Outcome.RETRYABLE),
+    ],
+)
+def test_c34_a_status_that_wraps_another_is_read_by_the_body(
+    status: int | None, error: dict[str, Any], outcome: Outcome
+) -> None:
+    assert read(line({"error": error}, status)).outcome is outcome
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, {"code": "billing_hard_limit_reached", "message": "Billing hard limit has been reached"}),
+        (401, {"code": "invalid_api_key", "message": "Incorrect API key provided"}),
+        (401, {"message": "who are you"}),
+        (402, {"message": "Insufficient Balance"}),
+        (429, {"code": "insufficient_quota", "message": "You exceeded your current quota"}),
+        (
+            429,
+            {"code": "429", "message": "You exceeded your current quota, please check your plan and billing details"},
+        ),
+        (403, {"code": "account_deactivated", "message": "m"}),
+        (400, {"type": "budget_exceeded", "code": "400", "message": "Budget has been exceeded! Current cost: 2.0"}),
+        (400, {"type": "invalid_request_error", "message": "Your credit balance is too low to access the API"}),
+        (404, {"code": "DeploymentNotFound", "message": "The API deployment for this resource does not exist"}),
+        (500, {"code": "500", "message": "AuthenticationError: Error code: 401 - invalid key"}),
+        (400, {"code": "Arrearage", "message": "Access denied, please make sure your account is in good standing"}),
+    ],
+)
+def test_c34_what_is_about_the_account_is_no_answer(status: int, error: dict[str, Any]) -> None:
+    assert read(line({"error": error}, status)).outcome is Outcome.ACCOUNT
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "outcome"),
+    [
+        (400, {"code": "invalid_prompt", "message": "the text 'invalid api key' is not allowed"}, Outcome.ERROR),
+        (429, {"code": "429", "message": "You exceeded your current quota. Please retry in 34.2s."}, Outcome.RETRYABLE),
+        (403, {"message": "blocked by the firewall"}, Outcome.ERROR),
+        (404, {"message": "m"}, Outcome.ERROR),
+    ],
+)
+def test_c34_what_only_sounds_like_the_account_is_about_the_row(
+    status: int, error: dict[str, Any], outcome: Outcome
+) -> None:
+    assert read(line({"error": error}, status)).outcome is outcome
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"custom_id": "c", "result": {"type": "succeeded", "message": {"content": "hi"}}},
+        {"custom_id": "c", "response": None, "error": None},
+        {"custom_id": "c", "response": {"body": {"candidates": [{"content": "hi"}]}}},
+        line({"message": {"role": "assistant", "content": "hi"}, "done": True}),
+        line({"type": "message", "content": [{"type": "text", "text": "hi"}]}),
+        line([1, 2]),
+        line(None, 200),
+    ],
+)
+def test_c35_an_answer_of_an_unknown_shape_is_final_and_says_what_came(data: Any) -> None:
+    response = read(data)
+    assert (response.outcome, response.error_code) == (Outcome.ERROR, "not_understood")
+    assert response.usage == Usage()
+    assert "no answer that batchling understands" in (response.error_message or "")
+
+
+@pytest.mark.parametrize(
+    ("message", "outcome"),
+    [
+        ("invalid_request_error: messages must not be empty", Outcome.ERROR),
+        ("BadRequestError: prompt is too long", Outcome.ERROR),
+        ("the backend timed out", Outcome.RETRYABLE),
+        ("something", Outcome.RETRYABLE),
+    ],
+)
+def test_c35_an_error_without_a_code_is_read_by_its_words_where_they_are_definite(
+    message: str, outcome: Outcome
+) -> None:
+    assert read({"custom_id": "c", "response": None, "error": {"message": message}}).outcome is outcome
+    assert read({"custom_id": "c", "error": message}).outcome is outcome

@@ -133,8 +133,11 @@ class Decoded:
     def behind(self) -> Iterable[Path]:
         return ()
 
-    def learned(self, *, now: float) -> Mapping[tuple[str, str], int]:
+    def learned(self, *, now: float, unit: str) -> Mapping[tuple[str, str], int]:
         return {}
+
+    def unanswered(self, plan_id: str) -> bool:
+        return False  # nothing here was made by an older version
 
 
 def decoded(disk: SimDisk, folder: PlanFolder) -> Iterator[dict[str, Any]]:

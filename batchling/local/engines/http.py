@@ -213,6 +213,8 @@ class HttpEngine:
         if reply.will_close or len(body) > MAX_ANSWER_BYTES:
             self._drop(connection)
         if len(body) > MAX_ANSWER_BYTES:
+            if 200 <= reply.status < 300:
+                return _not_understood("The upstream's answer is too large.")
             return _failure(502, "The upstream's answer is too large.", "upstream_answer_too_large")
         return self._read(reply, body)
 
@@ -233,14 +235,16 @@ class HttpEngine:
             document = None
         if not isinstance(document, dict):
             shown = body[:500].decode("utf-8", "replace")
-            if 200 <= status < 400:
-                return _failure(
-                    502, f"The upstream answered {status} without a JSON object: {shown}", "upstream_not_json"
-                )
+            if 200 <= status < 300:
+                return _not_understood(f"The upstream answered {status} without a JSON object: {shown}")
+            if 300 <= status < 400:
+                return _failure(502, f"The upstream answered {status}, which is no answer.", "upstream_not_an_answer")
             document = error_body(
                 f"The upstream answered {status}: {shown}", kind="server_error", code="upstream_error"
             )
-        if 200 < status < 400:
+        if 200 < status < 300:
+            return _not_understood(f"The upstream answered {status}: {body[:500].decode('utf-8', 'replace')}")
+        if 300 <= status < 400:
             return _failure(502, f"The upstream answered {status}, which is no answer.", "upstream_not_an_answer")
         return Answer(status, dump(document), usage_of(document), retry_after)
 
@@ -269,6 +273,11 @@ class HttpEngine:
 
 def _failure(status: int, message: str, code: str, kind: str = "server_error") -> Answer:
     return Answer(status, dump(error_body(message, kind=kind, code=code)))
+
+
+def _not_understood(message: str) -> Answer:
+    """The upstream answered, and may have been paid for it: it is not asked again, and what it cost is not known."""
+    return Answer(200, dump(error_body(message, kind="server_error", code="not_understood")))
 
 
 def _told(error: Exception) -> str:
