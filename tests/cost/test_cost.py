@@ -112,6 +112,13 @@ def test_an_engine_on_this_network_is_free(upstream: str) -> None:
     assert (price.input, price.output) == (0, 0)
 
 
+def test_a_price_that_a_person_gave_counts_wherever_the_engine_forwards_to() -> None:
+    own = model("gpt-5-mini", price={"input": 3, "output": 4})
+    for upstream in ("http://127.0.0.1:4000/v1", "http://10.0.0.7/v1", "https://llm.example.org/v1"):
+        local = provider("local", engine={"kind": "http", "upstream": upstream})
+        assert price_of(own, local, now=TODAY) == Price(3.0, 4.0, None, source="model.price")
+
+
 def test_an_engine_that_forwards_to_a_paid_endpoint_costs_its_online_price() -> None:
     local = provider("local", engine={"kind": "http", "upstream": "https://api.groq.com/openai/v1"})
     price = price_of(model("llama-3.3-70b-versatile"), local, now=TODAY)

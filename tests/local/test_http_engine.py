@@ -6,9 +6,11 @@ from typing import Any
 import openai
 import pytest
 
+from batchling.collect import decode
 from batchling.errors import ConfigError
 from batchling.local.engines.http import HttpEngine
 from batchling.local.engines.pacing import Admission, Pace
+from batchling.models import Outcome, Response
 from batchling.spec import EngineConfig
 
 from .conftest import CHAT, Lab, Upstream, chat_line, chat_lines, completion
@@ -77,20 +79,29 @@ def test_a_definite_refusal_is_not_asked_again(lab: Lab, upstream: Upstream) -> 
 @pytest.mark.parametrize(
     ("reply", "code"),
     [
-        ((302, {"Location": "http://127.0.0.1:9/"}, b""), "upstream_not_json"),
+        ((302, {"Location": "http://127.0.0.1:9/"}, b""), "upstream_not_an_answer"),
         ((302, {"Location": "http://127.0.0.1:9/"}, b"{}"), "upstream_not_an_answer"),
-        ((200, {}, b"not JSON"), "upstream_not_json"),
-        ((200, {}, b"[1]"), "upstream_not_json"),
-        ((200, {}, b"[" * 100_000), "upstream_not_json"),
     ],
 )
-def test_what_is_no_answer_is_an_error_and_no_redirect_is_followed(
-    upstream: Upstream, reply: tuple[int, dict[str, str], bytes], code: str
-) -> None:
+def test_no_redirect_is_followed(upstream: Upstream, reply: tuple[int, dict[str, str], bytes], code: str) -> None:
     upstream.reply = lambda number, body: reply
     answer = HttpEngine(engine(upstream, retries=0)).answer(CHAT, BODY)
     assert answer.status == 502
     assert code.encode() in answer.body
+
+
+@pytest.mark.parametrize(
+    "reply", [(200, {}, b"not JSON"), (200, {}, b"[1]"), (200, {}, b"[" * 100_000), (202, {}, b"{}"), (201, {}, b"")]
+)
+def test_what_was_answered_and_is_not_understood_is_asked_once_and_final(
+    upstream: Upstream, reply: tuple[int, dict[str, str], bytes]
+) -> None:
+    upstream.reply = lambda number, body: reply
+    answer = HttpEngine(engine(upstream, retries=3)).answer(CHAT, BODY)
+    assert len(upstream.seen) == 1, "it may have been paid for"
+    response = decode(b'{"custom_id": "c", "response": {"status_code": %d, "body": %b}}' % (answer.status, answer.body))
+    assert isinstance(response, Response)
+    assert (response.outcome, response.error_code) == (Outcome.ERROR, "not_understood")
 
 
 def test_hostile_answers_are_kept_as_one_line_of_json(lab: Lab, upstream: Upstream) -> None:
