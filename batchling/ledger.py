@@ -946,16 +946,21 @@ def largest_of(state: State, lane: Lane) -> tuple[int | None, int | None]:
     return state.too_large.get((*place, "bytes")), state.too_large.get((*place, "rows"))
 
 
-def ran_at_once(state: State, lane: Lane, lanes: tuple[Lane, ...]) -> tuple[int, int]:
+def ran_at_once(state: State, lane: Lane, lanes: tuple[Lane, ...], before: tuple[float, int]) -> tuple[int, int]:
     """The most prompt tokens, and requests, that are known to have been at the provider at once for a lane's model.
 
     Only batches count that were worked on to an end: a limit that is below them is not meant so. When one ended is
     known as of the look that showed it.
+
+    Args:
+        before: when the batch that was refused was created (Unix seconds), and its shard: only earlier ones count.
     """
     ran = []
     for shard, attempt in state.attempts():
         other = lanes[shard.lane]
         if (other.group, other.model) != (lane.group, lane.model) or attempt.created_at is None:
+            continue
+        if (attempt.created_at, shard.number) >= before:
             continue
         if attempt.reason == "completed" or (attempt.reason in ("expired", "cancelled") and attempt.completed):
             ran.append((attempt.created_at, attempt.ended_at or attempt.created_at, size_of(shard), shard.rows))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -52,14 +53,18 @@ def _size(session: Session, shard: Shard, failure: Failure) -> tuple[str, int]:
 
 
 def _known_to_fit(session: Session, shard: Shard) -> tuple[int, int]:
-    """Prompt tokens and requests that a limit must allow: one request, what ran at once, and what is worked on now."""
+    """Prompt tokens and requests that a limit must allow: one request, and what was there at once before this batch came."""
     lane = session.kit(shard).lane
+    created = shard.current.created_at
+    before = (math.inf if created is None else created), shard.number
     counted = [entry.tokens for entry in _entries(session, shard) if entry.tokens is not None]
-    tokens, requests = ran_at_once(session.state, lane, session.policy.lanes)
+    tokens, requests = ran_at_once(session.state, lane, session.policy.lanes, before)
     working = [
         s
         for s, a in session.state.attempts()
         if a.phase is Phase.CREATED
+        and a.created_at is not None
+        and (a.created_at, s.number) < before
         and (session.kit(s).lane.group, session.kit(s).lane.model) == (lane.group, lane.model)
         and (batch := session.batches.get(a.batch_id or "")) is not None
         and batch.status in WORKING
