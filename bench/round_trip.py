@@ -17,7 +17,19 @@ from bench.planning import _specs, warm
 @contextmanager
 def serving(state: Path) -> Iterator[str]:
     """`batchling serve --engine echo` on a free port; gives its base URL."""
-    command = [sys.executable, "-m", "batchling", "serve", "--engine", "echo", "--port", "0", "--state-dir", str(state)]
+    command = [
+        sys.executable,
+        "-m",
+        "batchling",
+        "serve",
+        "--no-token",
+        "--engine",
+        "echo",
+        "--port",
+        "0",
+        "--state-dir",
+        str(state),
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     try:
         assert process.stderr is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batchling import collect, config, providers, request, schema, shipped
 from batchling.disk import Disk
@@ -22,6 +22,9 @@ from batchling.runner.session import LaneKit
 from batchling.scrub import Scrubber, is_placeholder
 from batchling.spec import Spec
 from batchling.trust import COMPATIBLE
+
+if TYPE_CHECKING:
+    from batchling.local.server import LocalServer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,8 +150,13 @@ def kits(made: Recorded, stack: ExitStack, gate: Gate) -> tuple[LaneKit, ...]:
         spec = made.specs[lane.number]
         provider = connected.get(lane.group)
         if provider is None:
-            base_url = _embedded(made.folder, lane, stack, values[lane.number]) if is_local(spec) else None
-            provider = providers.connect(spec.config.provider, base_url=base_url, gate=gate)
+            if is_local(spec):
+                server = _embedded(made.folder, lane, stack, values[lane.number])
+                provider = providers.connect(
+                    spec.config.provider, base_url=server.base_url, token=server.options.token, gate=gate
+                )
+            else:
+                provider = providers.connect(spec.config.provider, gate=gate)
             connected[lane.group] = provider
         builder = _repairer(made, lane)
         built.append(
@@ -202,7 +210,7 @@ def _repairer(made: Recorded, lane: LanePlan) -> RequestBuilder | None:
     return RequestBuilder(spec, run["columns"], made.schemas[run["schema_index"]])
 
 
-def _embedded(folder: PlanFolder, lane: LanePlan, stack: ExitStack, values: Mapping[str, str]) -> str:
+def _embedded(folder: PlanFolder, lane: LanePlan, stack: ExitStack, values: Mapping[str, str]) -> LocalServer:
     """Starts the embedded server on the plan's own state."""
     from batchling.local.options import ServerOptions
     from batchling.local.server import start_in_process
@@ -222,7 +230,7 @@ def _embedded(folder: PlanFolder, lane: LanePlan, stack: ExitStack, values: Mapp
         )
     )
     stack.callback(server.stop)
-    return server.base_url
+    return server
 
 
 def decode_cached(disk: Disk, made: Recorded, *, again: bool = False) -> None:

@@ -25,12 +25,14 @@ from batchling.local.jsonl import dump
 from batchling.local.options import SUPPORTED_ENDPOINTS, ServerOptions
 from batchling.local.replies import ApiError
 from batchling.local.store import Store
+from batchling.local.token import carries
 from batchling.local.upload import Upload
 from batchling.local.worker import Worker
 from batchling.trust import is_loopback
 
 MAX_BODY_BYTES = 64_000_000
 HOUR = 3_600.0
+_OWN_SITES = (b"none", b"same-origin", b"same-site")  # typed by a person, or from a page on this machine
 
 
 class Service:
@@ -245,12 +247,13 @@ class Service:
         )
 
 
-def make_app(service: Service, host: str) -> ASGIApp:
+def make_app(service: Service, host: str, token: str | None) -> ASGIApp:
     """The ASGI application.
 
     Args:
         service: the handlers.
         host: where the server listens; on loopback, requests that a web page could forge are refused.
+        token: what every request has to carry as its API key; None: nothing.
     """
     routes = [
         Route("/", service.about),
@@ -268,32 +271,29 @@ def make_app(service: Service, host: str) -> ASGIApp:
         *(Route(path, service.answer, methods=["POST"]) for path in SUPPORTED_ENDPOINTS),
     ]
     handlers: Any = {ApiError: _on_api_error, HTTPException: _on_http_error, Exception: _on_crash}
-    return Guard(Starlette(routes=routes, exception_handlers=handlers), loopback=is_loopback(host))
+    return Guard(Starlette(routes=routes, exception_handlers=handlers), loopback=is_loopback(host), token=token)
 
 
 class Guard:
-    """Keeps web pages out (a browser on this machine reaches loopback too) and gives every reply a request id.
+    """Keeps web pages and other users out (they reach loopback too) and gives every reply a request id.
 
     A page that tricks the name system arrives with a foreign Host, a page that posts across sites with
-    a foreign Origin; neither belongs to a program that talks to its own machine.
+    a foreign Origin, and a browser says of what a page loads (an image, a form) that it comes from another site
+    (Sec-Fetch-Site, see the W3C's Fetch Metadata); none of it belongs to a program that talks to its own machine.
     """
 
-    def __init__(self, app: ASGIApp, *, loopback: bool):
+    def __init__(self, app: ASGIApp, *, loopback: bool, token: str | None):
         self.app = app
         self.loopback = loopback
+        self.token = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        reply: Response | None = None
-        if self.loopback:
-            host = _host_of(b"//" + headers.get(b"host", b"localhost"))
-            origin = headers.get(b"origin")
-            if not is_loopback(host) or (origin is not None and not is_loopback(_host_of(origin))):
-                reply = _error(ApiError(403, "Only programs on this machine may use this server.", code="forbidden"))
-
+        refused = self._refusal(headers)
+        reply = None if refused is None else _error(refused)
         request_id = f"req_{token_hex(16)}".encode()
 
         async def send_with_id(message: Any) -> None:
@@ -302,6 +302,25 @@ class Guard:
             await send(message)
 
         await (reply or self.app)(scope, receive, send_with_id)
+
+    def _refusal(self, headers: dict[bytes, bytes]) -> ApiError | None:
+        foreign = headers.get(b"sec-fetch-site", b"none").strip().lower() not in _OWN_SITES
+        if self.loopback:
+            host = _host_of(b"//" + headers.get(b"host", b"localhost"))
+            origin = headers.get(b"origin")
+            foreign = foreign or not is_loopback(host) or (origin is not None and not is_loopback(_host_of(origin)))
+        if foreign:
+            return ApiError(403, "Only programs on this machine may use this server.", code="forbidden")
+        given = headers.get(b"authorization")
+        if self.token is None or carries(given, self.token):
+            return None
+        if given is None:
+            return ApiError(401, "You didn't provide an API key. This server printed its token when it was started.")
+        return ApiError(
+            401,
+            "Incorrect API key provided. This server wants the token that it printed when it was started.",
+            code="invalid_api_key",
+        )
 
 
 def _host_of(url: bytes) -> str:

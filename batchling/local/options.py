@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from batchling.errors import ConfigError
+from batchling.local.token import new_token
 from batchling.spec import EngineConfig
 from batchling.trust import is_loopback
 
@@ -24,8 +25,9 @@ class ServerOptions:
         engine: what answers the requests.
         host: address to listen on; anything but loopback needs `allow_remote`.
         port: 0 takes a free one.
-        allow_remote: listen beyond loopback. The server has no keys of its own, so whoever reaches the
-            port can use it (and, with the `http` engine, spend the upstream's key).
+        allow_remote: listen beyond loopback. Whoever reaches the port and has the token can use the server (and, with
+            the `http` engine, spend the upstream's key).
+        token: what clients have to send as their API key; by default a random one. None: none is wanted.
         max_requests: lines in a batch; more fail it with `too_many_tasks`. Also the embedding inputs in a batch.
         max_file_bytes: bytes of a batch's input file; more fail it with `file_too_large`.
         max_upload_bytes: bytes of one upload; more are refused with 413.
@@ -56,6 +58,7 @@ class ServerOptions:
     window_seconds: float | None = None
     now: Callable[[], float] = time.time
     upstream_key: str | None = field(default=None, repr=False)
+    token: str | None = field(default_factory=new_token, repr=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65_535:

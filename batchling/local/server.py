@@ -80,7 +80,7 @@ class LocalServer:
         try:
             service = Service(self._store, self._worker, self._engine, self.options)
             config = uvicorn.Config(
-                make_app(service, self.options.host),
+                make_app(service, self.options.host, self.options.token),
                 lifespan="off",
                 ws="none",
                 loop="asyncio",
@@ -169,7 +169,7 @@ def start_in_process(options: ServerOptions) -> LocalServer:
 
 
 def serve(options: ServerOptions) -> int:
-    """Runs a server until SIGINT or SIGTERM; prints its base URL on stderr. Returns the exit code.
+    """Runs a server until SIGINT or SIGTERM; prints its base URL and token on stderr. Returns the exit code.
 
     Must be called on the main thread.
 
@@ -186,6 +186,8 @@ def serve(options: ServerOptions) -> int:
         with start_in_process(options) as server:
             engine = options.engine.kind
             sys.stderr.write(f"listening on {server.base_url} (engine: {engine}, state: {options.state_dir})\n")
+            if options.token is not None:
+                sys.stderr.write(f"token: {options.token}   (the API key that clients have to send; see --no-token)\n")
             sys.stderr.flush()
             while server.alive and not over.wait(0.5):
                 pass

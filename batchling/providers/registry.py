@@ -44,6 +44,7 @@ def connect(
     config: ProviderConfig,
     *,
     base_url: str | None = None,
+    token: str | None = None,
     environ: Mapping[str, str] | None = None,
     gate: Gate | None = None,
     compatible: bool | None = None,
@@ -54,6 +55,7 @@ def connect(
     Args:
         config: its facts.
         base_url: takes the place of `config.base_url` (the embedded server's own port).
+        token: what the embedded server wants instead of a key.
         environ: where the key is looked up; None: the process's environment.
         gate: decides whether the key may go there; None: one that asks nobody.
         compatible, where: for the gate.
@@ -70,7 +72,7 @@ def connect(
         raise ConfigError(f"provider.base_url: provider {config.name!r} has no base URL")
     gate = gate or Gate(environ=environ)
     values = {} if _is_embedded(config) else gate.admit(config, base_url=url, compatible=compatible, where=where)
-    return made(config, url, values.get(config.api_key_env or ""), {**environ, **values})
+    return made(config, url, token or values.get(config.api_key_env or ""), {**environ, **values})
 
 
 def encoder(config: ProviderConfig) -> Provider:

@@ -97,7 +97,7 @@ def started(project: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 @pytest.fixture
 def slow_server(tmp_path: Path) -> Iterator[LocalServer]:
     """A server whose batches are never done."""
-    with start_in_process(ServerOptions(state_dir=tmp_path / "server", row_seconds=3600.0)) as server:
+    with start_in_process(ServerOptions(state_dir=tmp_path / "server", token=None, row_seconds=3600.0)) as server:
         yield server
 
 

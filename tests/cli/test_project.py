@@ -78,7 +78,9 @@ def test_serve_listens_until_it_is_told_to_stop(started: Callable[..., subproces
     line = process.stderr.readline()
     url = re.search(r"http://127\.0\.0\.1:\d+/v1", line)
     assert url, line
-    with urllib.request.urlopen(f"{url[0]}/batches", timeout=DEADLINE_SECONDS) as reply:
+    token = process.stderr.readline().split()[1]
+    asked = urllib.request.Request(f"{url[0]}/batches", headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(asked, timeout=DEADLINE_SECONDS) as reply:
         assert json.load(reply)["data"] == []
     process.send_signal(signal.SIGTERM)
     assert process.wait(DEADLINE_SECONDS) == 0
@@ -94,8 +96,9 @@ def test_serve_has_an_option_for_everything_that_a_server_can_be_told() -> None:
     told = {param.name for param in serve_command.params}
     options = {field.name for field in fields(ServerOptions)} - {
         "now",
-        "upstream_key",
-    }  # the key is named, by --api-key-env
+        "upstream_key",  # the key is named, by --api-key-env
+        "token",  # made, kept in the state folder, and turned off with --no-token
+    }
     assert options <= told
     assert set(EngineConfig.model_fields) - {"kind"} <= told
 

@@ -59,7 +59,17 @@ class Server:
 
     def __init__(self, folder: Path):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "batchling", "serve", "--port", "0", "--state-dir", str(folder / "state")],
+            [
+                sys.executable,
+                "-m",
+                "batchling",
+                "serve",
+                "--no-token",
+                "--port",
+                "0",
+                "--state-dir",
+                str(folder / "state"),
+            ],
             cwd=folder,
             env=clean_environ(),
             stderr=subprocess.PIPE,

@@ -50,7 +50,7 @@ class Lab:
     def start(self, **options: Any) -> OpenAI:
         self.server = start_in_process(ServerOptions(state_dir=self.state_dir, **options))
         self.servers.append(self.server)
-        self.client = OpenAI(base_url=self.server.base_url, api_key="none", max_retries=0)
+        self.client = OpenAI(base_url=self.server.base_url, api_key=self.server.options.token or "none", max_retries=0)
         return self.client
 
     def upload(self, data: bytes, name: str = "input.jsonl") -> str:

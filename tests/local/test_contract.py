@@ -77,7 +77,7 @@ def test_answers_of_every_endpoint(lab: Lab, document: dict[str, Any], endpoint:
 def test_errors_and_models(echo: Lab, document: dict[str, Any]) -> None:
     http = echo.client._client
     for method, path in [("GET", "files/x"), ("GET", "nowhere"), ("DELETE", "batches"), ("POST", "batches")]:
-        reply = http.request(method, f"{echo.server.base_url}/{path}", content=b"{")
+        reply = http.request(method, f"{echo.server.base_url}/{path}", content=b"{", headers=echo.client.auth_headers)
         assert 400 <= reply.status_code < 500
         check(document, "ErrorResponse", reply.json())
     (error,) = echo.lines(echo.run(chat_line("a", messages=[])).error_file_id)

@@ -32,7 +32,7 @@ from batchling.local.options import ServerOptions
 from batchling.local.server import serve
 from batchling.spec import EngineConfig
 options = ServerOptions(
-    state_dir=Path(sys.argv[1]), engine=EngineConfig.model_validate_json(sys.argv[2]), row_seconds=float(sys.argv[3])
+    token=None, state_dir=Path(sys.argv[1]), engine=EngineConfig.model_validate_json(sys.argv[2]), row_seconds=float(sys.argv[3])
 )
 sys.exit(serve(options))
 """

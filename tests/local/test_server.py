@@ -56,10 +56,18 @@ def test_stopping_is_quick_may_be_repeated_and_leaves_no_thread(lab: Lab) -> Non
 
 @pytest.mark.parametrize(
     "headers",
-    [{"Host": "evil.example"}, {"Origin": "https://evil.example"}, {"Origin": "null"}, {"Host": "[broken"}],
+    [
+        {"Host": "evil.example"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Host": "[broken"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "Cross-Site", "Origin": "http://localhost"},
+        {"Sec-Fetch-Site": "of a later standard"},
+    ],
 )
 def test_a_web_page_cannot_use_the_server(echo: Lab, headers: dict[str, str]) -> None:
-    reply = echo.client._client.get(f"{echo.server.base_url}/batches", headers=headers)
+    reply = echo.client._client.get(f"{echo.server.base_url}/batches", headers={**echo.client.auth_headers, **headers})
     assert reply.status_code == 403
 
 

@@ -26,7 +26,7 @@ CONFIG = ProviderConfig(name="compatible", api_key_env="KEY")
 class TestTheOpenAIAdapter(ProviderContract):
     @pytest.fixture
     def upstream(self, tmp_path: Path) -> Iterator[str]:
-        server = start_in_process(ServerOptions(state_dir=tmp_path / "server"))
+        server = start_in_process(ServerOptions(state_dir=tmp_path / "server", token=None))
         yield server.base_url
         server.stop()
 
@@ -67,7 +67,7 @@ class Forgetful(OpenAIProvider):
 
 @pytest.fixture
 def gateway(tmp_path: Path) -> Iterator[Gateway]:
-    server = start_in_process(ServerOptions(state_dir=tmp_path / "server"))
+    server = start_in_process(ServerOptions(state_dir=tmp_path / "server", token=None))
     with Gateway(server.base_url) as gateway:
         yield gateway
     server.stop()

@@ -95,7 +95,7 @@ class Lab:
         self.write({"experiments/ask/rows.jsonl": "".join(json.dumps(row) + "\n" for row in rows)})
 
     def serve(self, name: str = "server", **options: Any) -> LocalServer:
-        server = start_in_process(ServerOptions(state_dir=self.root / name, **options))
+        server = start_in_process(ServerOptions(state_dir=self.root / name, token=None, **options))
         self.stack.callback(server.stop)
         self.servers.append(server)
         return server

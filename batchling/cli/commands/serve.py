@@ -18,9 +18,8 @@ _COUNT = click.IntRange(min=1)
 @click.command("serve")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=PORT, show_default=True, type=click.IntRange(0, 65_535), help="0 takes a free one.")
-@click.option(
-    "--allow-remote", is_flag=True, help="Listen beyond loopback. Whoever reaches the port can use the server."
-)
+@click.option("--allow-remote", is_flag=True, help="Listen beyond loopback, for whoever has the token.")
+@click.option("--no-token", is_flag=True, help="Answer without a token: whoever reaches the port can use the server.")
 @click.option(
     "--state-dir",
     type=click.Path(file_okay=False, path_type=Path),
@@ -76,6 +75,7 @@ def serve_command(
     host: str,
     port: int,
     allow_remote: bool,
+    no_token: bool,
     state_dir: Path | None,
     engine: str,
     upstream: str | None,
@@ -98,11 +98,12 @@ def serve_command(
 ) -> int:
     """An OpenAI-compatible Files and Batches server on loopback, its state on disk.
 
-    Point any OpenAI client at the base URL that it prints. With --engine http it gives a Batch API to any
+    Point any OpenAI client at the base URL that it prints, with the token as its API key. With --engine http it gives a Batch API to any
     synchronous endpoint (Ollama, vLLM, llama.cpp, LM Studio). Kill it and start it again: batches go on.
     """
     from batchling.local.options import ServerOptions
     from batchling.local.server import serve
+    from batchling.local.token import kept_token
     from batchling.spec import EngineConfig
 
     if engine == "http" and not upstream:
@@ -122,8 +123,10 @@ def serve_command(
     key = None
     if engine == "http" and api_key_env:
         key = gate(shell).upstream(answering, allow_http=allow_http, where="--upstream")
+    folder = (state_dir or shell.runs / "server").absolute()
     options = ServerOptions(
-        state_dir=(state_dir or shell.runs / "server").absolute(),
+        state_dir=folder,
+        token=None if no_token else kept_token(folder),
         engine=answering,
         upstream_key=key,
         host=host,
