@@ -38,7 +38,12 @@ _AT_ONCE = 64
 _MEMORY_MB = (192, 1024, 4096, None)
 """MiB for DuckDB; the next figure is tried only where one is not enough (records of megabytes), None: what the machine has."""
 
-_FORMULA = re.compile(r"^[=+\-@\t\r\n]")
+_UNSEEN = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb"
+"""Control characters and letters without a shape: importers drop some of them, and what follows opens the cell."""
+
+_FORMULA = re.compile(rf"^(?:[\t\r\n]|[{_UNSEEN}]*[=+\-@\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b\t\r\n])")
+"""What opens a formula, in the full-width and small forms too: East Asian versions of spreadsheets read them alike."""
+
 _NUMBER = re.compile(r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
 
 

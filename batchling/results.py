@@ -208,5 +208,6 @@ class Results:
 def _need(package: str) -> None:
     if find_spec(package) is None:
         raise UsageError(
-            f"this needs {package}, which is not installed", next_command="pip install 'batchling[frames]'"
+            f"this needs {package}, which is not installed",
+            next_command="pip install '.[frames]' in a clone of the repository",
         )

@@ -128,4 +128,4 @@ def test_a_missing_frames_package_is_named_with_the_command(monkeypatch: pytest.
     for read in (results.arrow, results.df):
         with pytest.raises(UsageError, match="not installed") as told:
             read()
-        assert told.value.next_command == "pip install 'batchling[frames]'"
+        assert told.value.next_command == "pip install '.[frames]' in a clone of the repository"

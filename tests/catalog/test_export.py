@@ -138,3 +138,10 @@ def test_what_cannot_be_exported_is_told(filled: Plan, tmp_path: Path) -> None:
 )
 def test_escape_sequences_are_shown_not_obeyed(text: str, shown: str) -> None:
     assert printable(text) == shown
+
+
+@pytest.mark.parametrize("opener", ["\uff1d1+1", "\uff0b1+A1", "\uff0d1+A1", "\uff20SUM(1)", "\ufe661", "\tx", "\rx"])
+@pytest.mark.parametrize("unseen", ["", "\u200b", "\ufeff", "\u2060\u200d", "\x00", "\u00ad"])
+def test_openers_that_are_wide_or_hidden_are_quoted(opener: str, unseen: str) -> None:
+    assert export.safe_cell(unseen + opener) == "'" + unseen + opener
+    assert export.safe_cell(unseen + "=1+1") == "'" + unseen + "=1+1"
