@@ -129,7 +129,8 @@ def _wait(
                 said += f"; {heard}" if heard else ""
             # Trouble that lasts: a cancellation would hear the same.
             lasting = heard and (batch is None or now - (attempt.created_at or now) >= LASTING_SECONDS)
-            lost = attempt.cancelling or lasting
+            over = batch is not None and batch.status in TERMINAL  # there is nothing left to cancel
+            lost = attempt.cancelling or lasting or over
             ends = drop if lost else f"batchling cancel {plan_id}"
             return Wait(what, attempt.created_at, None, said, ends, shard.number, batch_id)
         case Phase.ENDED:

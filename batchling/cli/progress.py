@@ -14,7 +14,7 @@ import click
 
 from batchling.cli.figures import count, duration, usd
 from batchling.cli.screen import SIMULATED, live
-from batchling.errors import CallRefused
+from batchling.errors import CallError, CallRefused
 from batchling.ledger import UNSENT, Phase
 from batchling.printable import one_line
 
@@ -177,7 +177,8 @@ def told(what: str, error: Exception) -> str:
     """A failed call in one line."""
     status = getattr(error, "status", None)
     words = one_line(str(getattr(error, "message", "") or error) or type(error).__name__, 240)
-    if isinstance(error, CallRefused):
+    answered = type(error) is CallError or getattr(error, "code", None) == "incomplete"  # and it does not add up (yet)
+    if isinstance(error, CallRefused) or (answered and status is None):
         return f"{what}: {words}"
     if status is None:
         return f"the provider cannot be reached ({what}: {words})"

@@ -184,7 +184,7 @@ def _weigh(session: Session, shard: Shard, attempt: Attempt, downloads: dict[str
         return True
     # The same bytes for long are what the provider has; other bytes each time are a bad connection.
     if not stays(session, what, looks, seconds):
-        raise CallUnavailable(f"the files of batch {attempt.batch_id} {problem}")
+        raise CallUnavailable(f"the files of batch {attempt.batch_id} {problem}", code="incomplete")
     return seconds == SAME_SECONDS or (enough and cut is None)
 
 

@@ -41,7 +41,7 @@ PROMPTS = 3
 """Looks at one batch that the list may prompt in vain before only the batch's own time counts again."""
 
 REFUSED_LOOKS = 10
-"""Times in a row that the provider refuses to show our batches before a person is told to put the key right."""
+"""Times in a row that the provider refuses to show our batches before it is left to a person."""
 
 SURE_LOOKS, SURE_SECONDS = 3, 60.0
 """Looks, and the time between the first and the last, after which a batch that failed without a word is believed."""
@@ -121,18 +121,30 @@ def poll(session: Session, action: Action) -> None:
     except CallError as error:
         session.backoff("poll " + group, 0, 0, error, base=max(1.0, shortest), what="poll")
         session.pace.polls[group] = session.pace.ready("poll " + group, 0, 0)
-        if error.status in (401, 403) and session.failures["poll " + group, 0, 0] >= REFUSED_LOOKS:
+        refused = error.status in (401, 403) or isinstance(error, CallRefused)
+        if refused and session.failures["poll " + group, 0, 0] >= REFUSED_LOOKS:
             raise ProviderError(
                 f"the provider refuses to show our batches any longer: {error.message}",
                 where=group,
-                next_command="put the key right, then: batchling watch",
+                next_command=_after_refusals(session, error, out),
             ) from error
     else:
-        session.settled("poll " + group, 0, 0)
+        if answered:  # a look in which nothing was due says nothing about refusals
+            session.settled("poll " + group, 0, 0)
     session.quiet_polls[group] = 0 if changed else session.quiet_polls.get(group, 0) + 1
     pause = _pause(session, group, shortest, len(out))
     session.pace.polls[group] = max(session.pace.polls.get(group, 0.0), session.clock.now() + pause)
     session.observer.polled(session)
+
+
+def _after_refusals(session: Session, error: CallError, out: Out) -> str:
+    """What a person can do about batches that the provider no longer shows: another key, or giving them up."""
+    plan_id = session.folder.plan_id
+    if error.status in (401, 403):
+        return f"put the key right, then: batchling watch {plan_id}"
+    shard = min(shard.number for shard, _ in out.values())
+    drop = f"batchling resolve {plan_id} --drop --shard {shard} --force"
+    return f"batchling watch {plan_id} asks again; {drop} gives it up"
 
 
 def _pause(session: Session, group: str, shortest: float, out: int) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from batchling.cli.progress import Lines
 from batchling.errors import ProviderError
 from tests.servers.batches import Ending
 from tests.servers.scripted import Request, Wire, refuse, reply
@@ -149,6 +150,27 @@ def test_29_a_refused_download_ends_in_a_bounded_time(bench: Workbench, status: 
         assert (outcome.exit_code, outcome.states) == (exit_code, {"missing": 3})
     assert bench.clock.passed < 2 * 3600
     assert bench.server.creates == 1
+
+
+@pytest.mark.parametrize("status", [400, 403, 410, 451])
+def test_29_a_batch_that_the_provider_refuses_to_show_ends_in_a_bounded_time(bench: Workbench, status: int) -> None:
+    bench.server.on("GET", "/v1/batches/*", refuse(status, "gone", "The batch is not shown any longer."))
+    with pytest.raises(ProviderError, match="refuses to show our batches") as caught:
+        bench.run()
+    assert bench.clock.passed < 2 * 3600
+    assert (bench.server.creates, cancels(bench)) == (1, 0)
+    word = "key" if status == 403 else "--drop --shard 1 --force"
+    assert caught.value.next_command is not None and word in caught.value.next_command
+
+
+def test_32_a_batch_that_has_ended_without_its_files_is_given_up_and_not_cancelled(bench: Workbench) -> None:
+    bench.server.show = lambda view: {**view, "output_file_id": None}
+    lines: list[str] = []
+    outcome = bench.run(observer=Lines(write=lines.append))
+    assert (outcome.states, bench.server.creates) == ({"missing": 3}, 1)
+    ended = [line for line in lines if "which has ended" in line]
+    assert ended and all("--drop --shard 1 --force" in line and "cancel" not in line for line in ended)
+    assert not [line for line in lines if "cannot be reached" in line]
 
 
 @pytest.mark.parametrize("word", ["complete", "done", "succeeded", "Finished"])
