@@ -191,7 +191,9 @@ class Workbench:
             else:
                 said = {form: value for form in SCHEMA_FORMS if override.key_or_group == f"schema.{form}"}
             for form, new in said.items():
-                if new is None or not isinstance(new, dict):  # takes the place of what was there
+                merged = (composed.tree.get("schema") or {}).get(form)
+                covers = isinstance(new, dict) and isinstance(merged, dict) and set(merged) == set(new)
+                if covers or not isinstance(new, dict):  # takes the place of what was there
                     given = [each for each in given if each[0] != form]
                 if new is not None and not override.is_delete():
                     given.append((form, str(Origin(override=str(override.input_line)))))

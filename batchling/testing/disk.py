@@ -8,7 +8,7 @@ leaves of each file something between what was durable and what was seen, torn a
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -91,6 +91,7 @@ class SimDisk:
 
     Attributes:
         capacity: bytes that all files together may hold; None: no limit.
+        elsewhere: files that are taken to exist although they are not simulated.
     """
 
     def __init__(self, chaos: Chaos, *, fsync_fails: float = 0.0):
@@ -102,6 +103,7 @@ class SimDisk:
         self.durable: dict[Path, _Inode] = {}
         self.locks: dict[Path, int] = {}
         self.renamed: list[tuple[Path, Path]] = []
+        self.elsewhere: Callable[[Path], bool] = lambda path: False
 
     @contextmanager
     def effect(self, name: str, process: int | None = None) -> Iterator[None]:
@@ -180,7 +182,7 @@ class SimDisk:
         return self.seen[path]
 
     def exists(self, path: Path) -> bool:
-        return path in self.seen
+        return path in self.seen or self.elsewhere(path)
 
     def size(self, path: Path) -> int:
         return len(self._find(path).seen)

@@ -218,6 +218,7 @@ class House:
         self.chaos.between = self._between
         self.time = SimTime()
         self.disk = SimDisk(self.chaos, fsync_fails=rng.choice((0.0, 0.0, 0.002)))
+        self.disk.elsewhere = lambda path: path.parent.name == "data" and path.suffix == ".parquet"
 
         def rate(*rates: float) -> float:
             return rng.choice(rates) if rng.random() < 0.3 else 0.0
