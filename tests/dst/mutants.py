@@ -346,7 +346,7 @@ MUTANTS = [
             without(
                 awaiting,
                 "_settle",
-                ("{} if session.state.cancel_requested else claimed(disk, workspace.runs, but=folder.plan_id)", "{}"),
+                ("if not session.state.cancel_requested:", "if False:"),
             ),
         ),
         ("plans",),
