@@ -31,6 +31,7 @@ class Faults:
         limit_at_once: the same refusal comes as a definite 400 (as in some Azure regions).
         batch_expired, batch_failed, batch_cancelled, bad_lines, all_errors: how a batch ends instead of completing.
         row_retryable, row_error, row_missing: rows that are not answered and cost nothing.
+        row_account: batches in which the account is refused from some row on (quota, billing, key): these rows are not asked.
         row_invalid, row_refused, row_truncated, row_filtered: answers that are paid and not ok.
         line_twice, line_foreign: lines that are there twice, or that nobody asked for. Order is always random.
         others: other people's batches that appear with each look at the list, up to `others_at_most`.
@@ -70,6 +71,7 @@ class Faults:
     row_retryable: float = 0.0
     row_error: float = 0.0
     row_missing: float = 0.0
+    row_account: float = 0.0
     row_invalid: float = 0.0
     row_refused: float = 0.0
     row_truncated: float = 0.0

@@ -34,6 +34,13 @@ SPELLINGS: Mapping[str, Callable[[int], str]] = {
 }
 """How providers write a number of tokens."""
 
+ACCOUNT = (
+    (429, "insufficient_quota", "You exceeded your current quota, please check your plan and billing details."),
+    (400, "billing_hard_limit_reached", "Billing hard limit has been reached."),
+    (401, "invalid_api_key", "Incorrect API key provided."),
+)
+"""Refusals of an account, as rows have them."""
+
 ALIAS = "enc-"
 """How an id begins that a gateway made of another."""
 
@@ -424,7 +431,14 @@ class SimServer:
         errors: list[bytes] = []
         # An expired or cancelled batch has answered what it came to.
         share = rng.random() if batch.status in ("expired", "cancelled") else 1.0
-        for custom_id, tokens in batch.requests:
+        refusal = rng.choice(ACCOUNT) if rng.random() < faults.row_account else None
+        dry = rng.randrange(len(batch.requests)) if refusal else len(batch.requests)
+        for place, (custom_id, tokens) in enumerate(batch.requests):
+            if refusal is not None and place >= dry:
+                self.runs.append(Run(custom_id, batch.id, Outcome.ACCOUNT, None))
+                errors.append(_error_line(custom_id, *refusal))
+                batch.failed += 1
+                continue
             if rng.random() > share:
                 if batch.status == "expired" and rng.random() < 0.5:
                     errors.append(_error_line(custom_id, None, "batch_expired", "the window ended first"))
@@ -507,6 +521,6 @@ def _error_line(custom_id: str, status: int | None, code: str | None, message: s
     if status is None:
         line = {"custom_id": custom_id, "response": None, "error": {"code": code, "message": message}}
     else:
-        body = {} if status == 0 else {"error": {"code": None, "message": message}}
+        body = {} if status == 0 else {"error": {"code": code, "message": message}}
         line = {"custom_id": custom_id, "response": {"status_code": status, "body": body}, "error": None}
     return json.dumps(line).encode() + b"\n"

@@ -54,6 +54,7 @@ class World:
         wrong_clocks: each process's clock is wrong in its own way, and replies are often lost.
         lanes: how many lanes (provider, endpoint and model) a plan has; a sweep over models and providers has many.
         tokens: prompt tokens of a message. Limits are written as providers write them where these are thousands.
+        accounts: rows of a batch may be refused because of the account, which a person then puts right.
         lies: what is said that is not so: in the `list`, of a `batch` and its files, or by `forget`ting them.
     """
 
@@ -68,6 +69,7 @@ class World:
     lanes: tuple[int, ...] = (1, 1, 2)
     lies: tuple[str, ...] = ()
     tokens: int = TOKENS
+    accounts: bool = False
 
 
 WORLDS = {
@@ -86,6 +88,7 @@ WORLDS = {
         World("liar", lag=800.0, late=20 * 3600.0, lanes=(1, 2, 3), lies=("list", "batch", "file")),
         World("forgetful", lag=800.0, late=20 * 3600.0, resubmit_usd=Decimal(0), lies=("forget",)),
         World("limits", lag=800.0, late=800.0, tokens=10_000),
+        World("accounts", lag=800.0, late=800.0, accounts=True),
         World("same-ids", lag=800.0, late=800.0, lies=("ids",)),
     )
 }
@@ -181,6 +184,7 @@ def draw_faults(rng: random.Random, world: World) -> Faults:
         row_retryable=rate(0.1, 0.3),
         row_error=rate(0.1, 0.3),
         row_missing=rate(0.1, 0.3),
+        row_account=rate(0.2, 0.5) if world.accounts else 0.0,
         row_invalid=rate(0.1, 0.4),
         row_refused=rate(0.1),
         row_truncated=rate(0.1),
@@ -492,6 +496,8 @@ class Schedule:
         if ended == "parked":
             self.result.parked += 1
             self._decide_parked(session)
+        if ended == "refused" and not session.state.fatal:
+            self._check_refused(session)
         if ended == "finished" and self.saw_end:
             self._check_finished(session)
         journal.close()
@@ -554,6 +560,10 @@ class Schedule:
         if event["kind"] == "create_intent" and self.budget is not None and state.worst() > self.budget:
             raise Broken(f"I5: worst case {state.worst()} above the budget {self.budget}")
         self.saw_end = event["kind"] == "finished"
+        if event["kind"] == "learned" and not event.get("guessed") and event.get("unit", "tokens") == "tokens":
+            limit = self.servers[event["group"]].faults.enqueued_tokens
+            if limit is None or event["limit"] < limit:
+                raise Broken(f"a limit of {event['limit']:,} tokens is believed, and the provider's is {limit}")
         if event["kind"] == "absent" and event.get("by") != "person":
             self.result.presumed.add(event["shard"])
 
@@ -631,6 +641,14 @@ class Schedule:
         if twice and self.world.once:
             key, runs = next(iter(twice.items()))
             raise Broken(f"{len(twice)} keys billed twice: {key} in {', '.join(r.batch_id for r in runs)}")
+
+    def _check_refused(self, session: Session) -> None:
+        """A request that fits into the provider's limit is not given up for it."""
+        for shard in session.state.shards.values():
+            limit = self.servers[self.lanes[shard.lane].group].faults.enqueued_tokens
+            fits = shard.input_tokens is not None and limit is not None and shard.input_tokens <= limit
+            if shard.unsent is not None and fits:
+                raise Broken(f"neither sent nor parked: shard {shard.number} would fit into the limit of {limit:,}")
 
     def _check_finished(self, session: Session) -> None:
         """I3 at the moment of the last look at each provider: what the list showed of ours is in the journal."""

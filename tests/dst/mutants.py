@@ -7,6 +7,7 @@ production code with one thing missing; a piece that is no longer there is an er
 from __future__ import annotations
 
 import inspect
+import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import Any
 
 from batchling import journal, ledger
 from batchling.api import pruning
+from batchling.collect import failure, limit
 from batchling.disk import Disk
 from batchling.errors import CallAmbiguous
 from batchling.models import Batch, Submission
@@ -28,6 +30,7 @@ from batchling.runner import (
     planning,
     polling,
     reading,
+    refusals,
     replanning,
     submission,
 )
@@ -72,7 +75,7 @@ def replaced(owner: Any, name: str, mutant: Any) -> Callable[[], None]:
         loop.PERFORM[do] = mutant
     others = [
         m
-        for m in (adoption, fetching, gathering, polling, sessions, submission, replanning, loop, harness)
+        for m in (adoption, failure, fetching, gathering, polling, sessions, submission, replanning, loop, harness)
         if m is not owner and getattr(m, name, None) is original
     ]
     for other in others:
@@ -350,6 +353,31 @@ MUTANTS = [
             ),
         ),
         ("plans",),
+    ),
+    Mutant(
+        "an account's refusal in a row is cached as an answer",
+        without(
+            sys.modules["batchling.collect.decode"],
+            "_outcome_of_error",
+            ("        return Outcome.ACCOUNT\n", "        return Outcome.ERROR\n"),
+        ),
+        ("accounts",),
+    ),
+    Mutant(
+        "a limit of 30 is read in 30K, and believed",
+        both(
+            without(
+                limit,
+                "limit_of",
+                (
+                    "    for limit in limits_in(text):\n",
+                    "    if found := re.search(r'Limit: ([0-9]+)', text):\n        return int(found[1])\n"
+                    "    for limit in limits_in(text):\n",
+                ),
+            ),
+            without(refusals, "learned", ("if failure.limit < believable:", "if False:")),
+        ),
+        ("limits",),
     ),
 ]
 

@@ -21,8 +21,8 @@ from tests.dst.plans import run_house
 pytestmark = pytest.mark.dst
 
 SHARES = {
-    "bounded": 0.16,
-    "slow": 0.16,
+    "bounded": 0.13,
+    "slow": 0.13,
     "hostile": 0.1,
     "sweep": 0.06,
     "hostile-default": 0.04,
@@ -35,6 +35,8 @@ SHARES = {
     "forgetful": 0.04,
     "same-ids": 0.04,
     "plans": 0.05,
+    "accounts": 0.03,
+    "limits": 0.03,
 }
 """Of all schedules, how many are played in each world."""
 
