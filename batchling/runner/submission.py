@@ -20,7 +20,7 @@ from batchling.runner import replanning
 from batchling.runner.adoption import ASK_AGAIN_SECONDS, adopt_from_list
 from batchling.runner.gathering import give_up
 from batchling.runner.refusals import blamed, faults_of, learned
-from batchling.runner.session import Session
+from batchling.runner.session import MISSING_LOOKS, Session, stays
 from batchling.runner.shards import chunks, read_index
 
 RETRY_SECONDS = 2.0
@@ -264,7 +264,10 @@ def recover(session: Session, action: Action) -> None:
             if not kit.provider.fence(attempt.file_id):
                 raise CallUnavailable("the input file could not be deleted")
         except CallError as error:
-            if not _is_broken(session, "fence", shard.number, attempt.number, error):
+            answered = error.status is not None and stays(
+                session, f"deletion of {attempt.file_id}", MISSING_LOOKS, kit.grace_seconds
+            )
+            if not (answered or _is_broken(session, "fence", shard.number, attempt.number, error)):
                 session.backoff("fence", shard.number, attempt.number, error, base=RETRY_SECONDS, what="recover")
                 session.pace.due["recover", shard.number, attempt.number] = session.pace.ready(
                     "fence", shard.number, attempt.number

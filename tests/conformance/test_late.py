@@ -167,3 +167,12 @@ def test_17_a_size_that_cannot_be_asked_for_does_not_keep_a_plan_open(bench: Wor
     bench.server.on("GET", "/v1/files/*/content", bench.server.normal)
     assert bench.run().exit_code == 0
     assert bench.server.creates == 1 and bought(bench) == {1}
+
+
+def test_05_a_deletion_that_always_fails_is_given_up_after_the_grace_time(bench: Workbench) -> None:
+    bench.server.on("POST", "/v1/batches", reset(), bench.server.normal)
+    bench.server.on("DELETE", "/v1/files/*", refuse(500, None, "internal error"))
+    assert bench.run().exit_code == 0
+    (fenced,) = bench.events(kind="fenced")
+    assert fenced["deleted"] is False
+    assert bench.server.creates == 1 and 3600 < bench.clock.passed < 4 * 3600
