@@ -23,7 +23,7 @@ from batchling.api.queueing import queues
 from batchling.api.standing import plan_status, status, statuses
 from batchling.api.workspace import Workspace, state_name
 from batchling.config import Project
-from batchling.errors import ConfigError, JournalError, LockedError, ProviderError, RefusedError, UsageError
+from batchling.errors import ConfigError, DiskError, JournalError, LockedError, ProviderError, RefusedError, UsageError
 from batchling.journal import says_finished
 from batchling.ledger import UNRESOLVED, UNSENT, Phase
 from batchling.providers.gate import Gate
@@ -49,6 +49,7 @@ from batchling.runner.planning import (
 )
 from batchling.runner.remarks import notes
 from batchling.runner.session import Observer, Session
+from batchling.runner.shards import read_index
 from batchling.scratch import scratch
 from batchling.scrub import cut
 from batchling.spec import Spec
@@ -589,7 +590,10 @@ def remove(plan: str, *, runs: Path, keep_answers: bool = False, force: bool = F
         safe = bool(state.finished) or all(a.phase in UNSENT for _, a in state.attempts())
         safe = safe or (force and not any(a.phase in UNRESOLVED for _, a in state.attempts()))
         out = sorted({s.number for s, a in state.attempts() if a.phase in UNRESOLVED})
-    except JournalError:
+        if force:
+            for number in out:
+                read_index(workspace.disk, folder.index(number))  # unreadable: nothing of it can be received any more
+    except (JournalError, DiskError, ValueError):
         if not force:
             raise
         safe = True

@@ -228,5 +228,7 @@ def decode_cache(
 def cached_tags(disk: Disk, folder: PlanFolder) -> Iterable[str]:
     """`cache`, and one more for each plan whose answers were waited for."""
     for name in disk.names(folder.responses):
-        if name.startswith("cache") and name.endswith(".index.csv"):
-            yield name.removesuffix(".index.csv")
+        tag = name.removesuffix(".index.csv")
+        # An index without its lines was left by a kill in between: what waited for them does both again.
+        if name.startswith("cache") and tag != name and disk.exists(folder.responses / f"{tag}.jsonl"):
+            yield tag

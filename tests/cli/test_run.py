@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
-import types
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from batchling.api.outcome import Outcome
@@ -214,8 +213,14 @@ def test_an_unexpected_error_is_short_without_v_and_in_the_plans_log(
 ) -> None:
     cli("run", "names", "--detach")
     (plan,) = plan_ids(project)
-    clock = types.SimpleNamespace(time=time.time, monotonic=time.monotonic)  # which cannot sleep
-    monkeypatch.setattr("batchling.clock.time", clock)
+    loads = orjson.loads
+
+    def broken(data: Any) -> Any:
+        if b'"custom_id"' in bytes(data if not isinstance(data, str) else data.encode()):
+            raise RuntimeError("the library broke")
+        return loads(data)
+
+    monkeypatch.setattr("orjson.loads", broken)
     answer = cli("watch", plan)
     assert answer.code == 1
     assert "Traceback" not in answer.err
