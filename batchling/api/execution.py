@@ -24,6 +24,7 @@ from batchling.errors import (
     BatchlingError,
     CallError,
     DetachedError,
+    DiskError,
     JournalError,
     LockedError,
     ProviderError,
@@ -34,7 +35,7 @@ from batchling.ledger import UNRESOLVED, UNSENT, Pace, Policy, State
 from batchling.printable import one_line
 from batchling.providers.gate import Gate
 from batchling.runner.awaiting import take_over
-from batchling.runner.broken import check_files, folded
+from batchling.runner.broken import check_files, events_of, folded
 from batchling.runner.broken import name as tell
 from batchling.runner.doubts import Doubt, told
 from batchling.runner.folder import PlanFolder, awaited_plan
@@ -155,7 +156,11 @@ def opened(
                 next_command=f"batchling status {folder.plan_id}    (that process goes on with it)",
             ) from None
         stack.callback(lock.release)
-        journal = Journal(disk, folder.journal)
+        try:
+            journal = Journal(disk, folder.journal)
+        except DiskError:
+            events_of(disk, folder)  # one that cannot be read is named as broken
+            raise
         stack.callback(journal.close)
         clock.not_before(journal.last_ts)
         state = folded(folder, journal.events)
