@@ -120,7 +120,7 @@ class LockedError(UnfinishedError):
 
 
 class DetachedError(BatchlingError):
-    """Ctrl-C: the process let go, the batches go on at the provider."""
+    """Ctrl-C: the process stopped watching; the batches keep running at the provider."""
 
     exit_code = 130
 

@@ -64,7 +64,7 @@ class ModelConfig(Section):
         default=None, description="tiktoken encoding, e.g. o200k_base; null: chosen by the model's name."
     )
     token_factor: PositiveFloat = Field(
-        default=1.0, description="Multiplies counted tokens, for models whose tokenizer is not at hand."
+        default=1.0, description="Multiplies counted tokens, for models whose tokenizer is not available."
     )
     context_tokens: PositiveInt | None = Field(
         default=None, description="The longest input that the model takes, in tokens; null: not known."

@@ -153,7 +153,7 @@ def opened(
         except LockedError as error:
             raise LockedError(
                 f"plan {folder.plan_id} is {error.message}",
-                next_command=f"batchling status {folder.plan_id}    (that process goes on with it)",
+                next_command=f"batchling status {folder.plan_id}    (the other process is running it)",
             ) from None
         stack.callback(lock.release)
         try:
@@ -289,7 +289,7 @@ def _stops(error: BaseException) -> bool:
 
 @dataclass(slots=True)
 class _Going:
-    """One of several plans that a process goes on with."""
+    """One of several plans that a process drives."""
 
     folder: PlanFolder
     holding: ExitStack
@@ -426,7 +426,7 @@ def outcome(workspace: Workspace, folder: PlanFolder, state: State, reason: str,
             continue
         details.append(
             f"it waits for answers that plan {other} is buying; go on with that one (batchling watch {other}), "
-            f"or let go of it (batchling cancel {other})"
+            f"or cancel it (batchling cancel {other})"
         )
     if reason == "refused" and not state.fatal:
         details.append(

@@ -207,7 +207,7 @@ class LaneStatus:
     Attributes:
         waiting, out, done: batches that are not sent, that are at the provider or not read yet, and that are read.
         states: requests by state.
-        actual_usd: what is spent; worst_usd: that, and the worst case of what is out; None: not known.
+        actual_usd: what is spent; worst_usd: that, and the worst case of what is in flight; None: not known.
         refused: why the provider takes nothing more; None: it does.
     """
 

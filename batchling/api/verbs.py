@@ -403,7 +403,7 @@ def _forget(workspace: Workspace, folder: PlanFolder) -> None:
 
 
 def _forget_unsent(workspace: Workspace, folder: PlanFolder) -> None:
-    """`_forget`, unless another process goes on with it by now."""
+    """`_forget`, unless another process has taken it up by now."""
     if not workspace.disk.exists(folder.document):
         return
     with suppress(LockedError):

@@ -24,7 +24,7 @@ _ALLOWED = {"SELECT", "EXPLAIN", "COPY", "PRAGMA", "RELATION"}
 class QueryResult:
     """A query's rows, read once.
 
-    At most 10,000 rows are held in memory and the catalog is let go at once; with more, it stays open for
+    At most 10,000 rows are held in memory and the catalog is closed at once; with more, it stays open for
     reading until the last row was taken or `close` was called, so use it as a context manager.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Plans that a newer one of the same experiment took the place of: what of them nobody wants any more is let go."""
+"""Plans that a newer one of the same experiment took the place of: what of them nobody wants any more is cancelled."""
 
 from __future__ import annotations
 

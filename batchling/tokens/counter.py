@@ -99,12 +99,12 @@ class TiktokenCounter:
 def _restored(name: str, factor: float, exact: bool, note: str) -> TiktokenCounter:
     encoding, reason = vocabulary.encoding(name)
     if encoding is None:
-        raise RuntimeError(f"the vocabulary {name} was at hand in the parent process and is not here: {reason}")
+        raise RuntimeError(f"the vocabulary {name} was available in the parent process and is not here: {reason}")
     return TiktokenCounter(encoding, factor=factor, exact=exact, note=note)
 
 
 class ByteCounter:
-    """Estimates from the number of bytes, when no vocabulary is at hand."""
+    """Estimates from the number of bytes, when no vocabulary is available."""
 
     exact = False
 
@@ -177,7 +177,7 @@ def counter(model: ModelConfig, provider: ProviderConfig, *, tokens: Literal["au
     encoding, reason = vocabulary.encoding(name)
     if encoding is None:
         note = (
-            f"estimate from the number of bytes: the vocabulary {name} is not at hand ({reason[:120]}); "
+            f"estimate from the number of bytes: the vocabulary {name} is not available ({reason[:120]}); "
             "`pip install bpe-openai`, or set TIKTOKEN_CACHE_DIR to a folder that holds it"
         )
         return ByteCounter(factor=model.token_factor, note=note)

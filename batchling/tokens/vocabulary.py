@@ -227,7 +227,7 @@ def encoding(name: str) -> tuple[tiktoken.Encoding | None, str]:
         except OSError as error:
             return None, str(error)
         if folder is None:
-            return None, _failed.get(vocabulary.url, "not at hand")
+            return None, _failed.get(vocabulary.url, "not available")
         return _from(folder, name), ""
 
 

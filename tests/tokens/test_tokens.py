@@ -151,7 +151,7 @@ def test_a_plan_goes_on_without_a_vocabulary(alone: Path, monkeypatch: pytest.Mo
         count = counter(*openai("gpt-5-mini"))
     vocabulary._failed.clear()
     assert isinstance(count, ByteCounter)
-    assert "not at hand" in count.note
+    assert "not available" in count.note
     assert not alone.exists()
 
 

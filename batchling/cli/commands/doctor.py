@@ -178,11 +178,11 @@ def _tokenizer() -> list[Check]:
     for name in ("o200k_base", "cl100k_base"):
         found, reason = encoding(name)
         if found is not None:
-            checks.append(Check("tokenizer", "ok", f"{name}: at hand"))
+            checks.append(Check("tokenizer", "ok", f"{name}: available"))
         else:
             hint = "pip install bpe-openai, or set TIKTOKEN_CACHE_DIR to a folder that holds it"
             checks.append(
-                Check("tokenizer", "warn", f"{name}: not at hand ({reason}); tokens are estimated from bytes", hint)
+                Check("tokenizer", "warn", f"{name}: not available ({reason}); tokens are estimated from bytes", hint)
             )
     return checks
 

@@ -109,7 +109,9 @@ def describe(report: PlanReport) -> list[str]:
         cost += f" (?: {printable('; '.join(report.unknown_usd))})"
     lines.append(cost + _budget(report))
     if report.same:
-        lines.append(f"plan {report.same} has this identity ({report.same_state}): `run` goes on with it or shows it")
+        lines.append(
+            f"plan {report.same} has this identity ({report.same_state}): `run` resumes it or shows its results"
+        )
     for shown in report.shown:
         import json
 
