@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401  a codec that is first looked up while sys.path is empty stays unknown for the whole process
 import gzip
 import hashlib
 import pickle
