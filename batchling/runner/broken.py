@@ -69,7 +69,22 @@ def fold(disk: Disk, folder: PlanFolder) -> State:
     Raises:
         JournalError: it is damaged, missing or empty, or an event in it may not follow those before.
     """
-    return folded(folder, events_of(disk, folder))
+    state = folded(folder, events_of(disk, folder))
+    check_beginning(disk, folder, state)
+    return state
+
+
+def check_beginning(disk: Disk, folder: PlanFolder, state: State) -> None:
+    """Whether the journal still has what it had when the plan appeared.
+
+    A plan's folder is renamed into place after its first shards are journaled, so a request file that the journal knows
+    nothing of means that its end is missing, and with it what was sent.
+
+    Raises:
+        JournalError: it has not.
+    """
+    if not state.shards and disk.exists(folder.shard(1)):
+        raise _broken(folder, folder.journal, "the journal ends before its first batch, whose requests are there")
 
 
 def events_of(disk: Disk, folder: PlanFolder) -> list[dict[str, Any]]:
@@ -123,6 +138,7 @@ def check_files(disk: Disk, folder: PlanFolder, state: State, document: Mapping[
     Raises:
         JournalError: one is missing, or plan.json has no such lane.
     """
+    check_beginning(disk, folder, state)
     requests = set(disk.names(folder.requests))
     wanted = [path for name in sorted(state.awaits) for path in (folder.held(name), folder.held_index(name))]
     for shard in state.open_shards():
@@ -233,7 +249,8 @@ def may_have(disk: Disk, folder: PlanFolder) -> KeySet:
     events = legible(disk, folder)
     finished = bool(events) and events[-1].get("kind") == "finished"
     try:
-        intact = len(read(disk, folder.journal)) > 0
+        # Without its first shards it ends too early to say what was sent.
+        intact = any(event.get("kind") == "planned" for event in read(disk, folder.journal))
     except (BatchlingError, OSError):
         intact = False
     keys = KeySet()

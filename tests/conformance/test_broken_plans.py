@@ -61,6 +61,12 @@ def empty(plan: Path) -> None:
     (plan / "journal.jsonl").write_bytes(b"")
 
 
+def cut_off_before_its_first_batch(plan: Path) -> None:
+    journal = plan / "journal.jsonl"
+    first = journal.read_bytes().split(b"\n")[0]
+    journal.write_bytes(journal.read_bytes()[: len(first) + 20])
+
+
 def no_journal(plan: Path) -> None:
     (plan / "journal.jsonl").unlink()
 
@@ -115,6 +121,7 @@ DAMAGE = [
     of_other_types,
     without_its_beginning,
     empty,
+    cut_off_before_its_first_batch,
     no_journal,
     journal_is_a_folder,
     no_document,
