@@ -7,6 +7,9 @@ first connection is made.
 from __future__ import annotations
 
 import json
+import weakref
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +56,29 @@ def connect(
         con.execute("SET enable_progress_bar = false")
     con.execute("SET enable_external_file_cache = false")  # files are read once; a cache would fill the memory limit
     con.execute("SET TimeZone = 'UTC'")
+    _OPEN.add(con)
     return con
+
+
+_OPEN: weakref.WeakSet[duckdb.DuckDBPyConnection] = weakref.WeakSet()
+
+
+def connections() -> list[duckdb.DuckDBPyConnection]:
+    """This process's connections that may run a statement."""
+    return list(_OPEN)
+
+
+def interrupt(opened: Iterable[duckdb.DuckDBPyConnection]) -> None:
+    """Ends the statements that run on connections. May be called from any thread.
+
+    A thread that is inside a long task of DuckDB's runs no Python, and so no signal handler, until its statement is over;
+    and where the handler did run, DuckDB still waits for its other threads, which have not heard of it.
+    """
+    import duckdb
+
+    for con in opened:
+        with suppress(duckdb.Error):  # closed meanwhile
+            con.interrupt()
 
 
 def interrupted(error: BaseException) -> bool:
