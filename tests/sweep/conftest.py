@@ -100,6 +100,10 @@ class Lab:
         self.servers.append(server)
         return server
 
+    def serve_slowly(self, **options: Any) -> LocalServer:
+        """A server whose rows take ten minutes of the client's clock: out as long as no command waits for them."""
+        return self.serve(row_seconds=600.0, now=self.clock.time, **options)
+
     def arguments(self, overrides: tuple[str, ...]) -> list[str]:
         if not self.servers:
             return list(overrides)

@@ -13,10 +13,6 @@ from batchling.api.outcome import Outcome
 from batchling.disk import RealDisk
 from tests.sweep.conftest import Lab
 
-SLOW = {"row_seconds": 0.4, "max_requests": 50_000}
-"""A server whose batches are still out when the next command is typed."""
-
-
 def models_sent(lab: Lab, outcome: Outcome) -> Counter[str]:
     """Requests that a plan had made batches of, by model."""
     lanes = {lane["lane"]: lane["model"] for lane in lab.document(outcome)["lanes"]}
@@ -58,7 +54,7 @@ def test_rows_added_are_the_only_ones_sent(lab: Lab) -> None:
 
 
 def test_the_same_command_on_an_unfinished_sweep_goes_on_with_it(lab: Lab) -> None:
-    lab.serve(**SLOW)
+    lab.serve_slowly()
     first = lab.run("model.id=m-1,m-2", detach=True)
     second = lab.run("model.id=m-1,m-2")
     assert (first.exit_code, second.exit_code) == (75, 0)
@@ -67,7 +63,7 @@ def test_the_same_command_on_an_unfinished_sweep_goes_on_with_it(lab: Lab) -> No
 
 
 def test_amending_an_unfinished_sweep_buys_nothing_that_is_in_flight(lab: Lab) -> None:
-    lab.serve(**SLOW)
+    lab.serve_slowly()
     first = lab.run("model.id=m-1,m-2", detach=True)
     second = lab.run("model.id=m-1,m-2,m-3", "prompt=plain,polite")
     assert second.plan_id != first.plan_id
@@ -77,7 +73,7 @@ def test_amending_an_unfinished_sweep_buys_nothing_that_is_in_flight(lab: Lab) -
 
 
 def test_the_batches_of_a_point_that_is_removed_are_left_alone(lab: Lab) -> None:
-    lab.serve(**SLOW)
+    lab.serve_slowly()
     lab.run("model.id=m-1,m-2", detach=True)
     second = lab.run("model.id=m-1")
     assert second.states == {"ok": 6} and second.bought == 0
@@ -85,7 +81,7 @@ def test_the_batches_of_a_point_that_is_removed_are_left_alone(lab: Lab) -> None
 
 
 def test_prune_cancels_what_no_plan_wants_and_nothing_else(lab: Lab) -> None:
-    lab.serve(row_seconds=2.0)
+    lab.serve_slowly()
     first = lab.run("model.id=m-1,m-2", detach=True)
     asked: list[str] = []
     second = lab.run("model.id=m-1", prune=lambda what: asked.append(what) is None)
@@ -97,7 +93,7 @@ def test_prune_cancels_what_no_plan_wants_and_nothing_else(lab: Lab) -> None:
 
 
 def test_prune_asks_and_takes_no_for_an_answer(lab: Lab) -> None:
-    lab.serve(**SLOW)
+    lab.serve_slowly()
     lab.run("model.id=m-1,m-2", detach=True)
     second = lab.run("model.id=m-1", prune=lambda what: False)
     assert any(text.startswith("not cancelled: 1 batch") for text in second.warnings)
@@ -105,7 +101,7 @@ def test_prune_asks_and_takes_no_for_an_answer(lab: Lab) -> None:
 
 
 def test_prune_lets_go_of_what_was_not_sent_yet(lab: Lab) -> None:
-    lab.serve(**SLOW)
+    lab.serve_slowly()
     first = lab.run("model.id=m-1,m-2", "limits.concurrent_batches=1", detach=True)
     assert [batch["model"] for batch in batches(lab)] == ["m-1"]
     lab.run("model.id=m-1", prune=True)
@@ -114,7 +110,7 @@ def test_prune_lets_go_of_what_was_not_sent_yet(lab: Lab) -> None:
 
 
 def test_prune_leaves_what_another_unfinished_plan_waits_for(lab: Lab) -> None:
-    lab.serve(**SLOW)
+    lab.serve_slowly()
     lab.run("model.id=m-1,m-2", detach=True)
     other = lab.run("model.id=m-2", "name=other", detach=True)
     assert other.exit_code == 75
@@ -123,7 +119,7 @@ def test_prune_leaves_what_another_unfinished_plan_waits_for(lab: Lab) -> None:
 
 
 def test_prune_respects_the_lock_of_another_process(lab: Lab) -> None:
-    lab.serve(**SLOW)
+    lab.serve_slowly()
     first = lab.run("model.id=m-1,m-2", detach=True)
     with held(first.folder / "lock"):
         second = lab.run("model.id=m-3", prune=True)
@@ -145,7 +141,7 @@ class held:
 
 
 def test_rows_of_a_cancelled_batch_are_bought_when_somebody_wants_them_again(lab: Lab) -> None:
-    lab.serve(row_seconds=2.0)
+    lab.serve_slowly()
     lab.run("model.id=m-1,m-2", detach=True)
     lab.run("model.id=m-1", prune=True)
     again = lab.run("model.id=m-2")

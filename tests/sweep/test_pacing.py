@@ -114,7 +114,7 @@ def test_a_plan_that_fits_waits_for_somebody_else_s_batches_and_is_not_cut_up(la
     lab.rows(12, words=40)
     total = lab.plan().lanes[0].input_tokens
     assert total is not None
-    server = lab.serve(enqueued_tokens=int(total * 1.7), row_seconds=1.0)
+    server = lab.serve_slowly(enqueued_tokens=int(total * 1.7))
     lab.rows(12, words=40, first=100)
     in_the_way = lab.run("name=other", detach=True)
     assert in_the_way.batches == 1

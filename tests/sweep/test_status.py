@@ -10,7 +10,7 @@ from tests.sweep.conftest import Lab
 
 
 def test_an_unfinished_sweep_shows_points_and_models(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
-    lab.serve(row_seconds=0.5)
+    lab.serve_slowly()
     outcome = lab.run("model.id=m-1,m-2", "prompt=plain,polite", detach=True)
     found = verbs.status(runs=lab.runs)
     assert [(p.records, dict(p.states)) for p in found.points] == [(6, {"pending": 6})] * 4
