@@ -13,6 +13,7 @@ from batchling.api.outcome import Outcome
 from batchling.disk import RealDisk
 from tests.sweep.conftest import Lab
 
+
 def models_sent(lab: Lab, outcome: Outcome) -> Counter[str]:
     """Requests that a plan had made batches of, by model."""
     lanes = {lane["lane"]: lane["model"] for lane in lab.document(outcome)["lanes"]}
