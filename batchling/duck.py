@@ -7,14 +7,19 @@ first connection is made.
 from __future__ import annotations
 
 import json
+import threading
 import weakref
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import duckdb
+
+
+SPILL: Path | None = None
+"""Where a connection spills when nothing else is said; None leaves DuckDB's choice, `.tmp` in the current folder."""
 
 
 def connect(
@@ -33,7 +38,7 @@ def connect(
         read_only: open the file so that nothing can be written.
         memory_mb: MiB that DuckDB may hold; what does not fit is spilled to `temp`. None: most of the machine's.
         threads: worker threads.
-        temp: folder for spilled data; None leaves DuckDB's choice.
+        temp: folder for spilled data; None: `SPILL`.
         network: let DuckDB fetch and load its extensions (https, s3) when a path needs one.
 
     Times are shown in UTC, rows keep their order, and nothing is drawn on the terminal.
@@ -48,6 +53,7 @@ def connect(
     }
     if memory_mb is not None:
         config["memory_limit"] = f"{memory_mb}MiB"
+    temp = temp or SPILL
     if temp is not None:
         config["temp_directory"] = str(temp)
     con = duckdb.connect(":memory:" if path is None else str(path), read_only=read_only, config=config)
@@ -81,6 +87,40 @@ def interrupt(opened: Iterable[duckdb.DuckDBPyConnection]) -> None:
             con.interrupt()
 
 
+class TookTooLong(Exception):
+    """A statement was interrupted at its time limit."""
+
+
+@contextmanager
+def within(con: duckdb.DuckDBPyConnection, seconds: float) -> Iterator[None]:
+    """Interrupts what runs on a connection after a while.
+
+    Raises:
+        TookTooLong: it was.
+    """
+    late = threading.Event()
+
+    def stop() -> None:
+        late.set()
+        while not over.wait(0.1):  # a statement may have begun right after
+            interrupt([con])
+
+    over = threading.Event()
+    timer = threading.Timer(seconds, stop)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+        return
+    except Exception as error:
+        if not (late.is_set() and interrupted(error)):
+            raise
+    finally:
+        over.set()
+        timer.cancel()
+    raise TookTooLong
+
+
 def interrupted(error: BaseException) -> bool:
     """Whether an error is how DuckDB tells of Ctrl-C in a query, or was raised because of that.
 
@@ -89,7 +129,7 @@ def interrupted(error: BaseException) -> bool:
     """
     seen: BaseException | None = error
     for _ in range(20):
-        if seen is None:
+        if seen is None or isinstance(seen, TookTooLong):  # a limit is no Ctrl-C
             return False
         words = "interrupted" in str(seen).lower()
         if type(seen).__name__ == "InterruptException" or (type(seen) is RuntimeError and words):

@@ -278,7 +278,7 @@ class RetryConfig(Section):
 
 
 class LimitsConfig(Section):
-    """Tighter limits than the provider's own, and how often to look. null: the provider's."""
+    """Tighter limits than the provider's own, how often to look (null: the provider's), and what a plan may use here."""
 
     max_requests: PositiveInt | None = Field(default=None, description="Requests in a batch.")
     max_bytes: PositiveInt | None = Field(default=None, description="Bytes in an input file.")
@@ -296,6 +296,10 @@ class LimitsConfig(Section):
         ge=0,
         description="How long a create that shows in no list is waited for before it counts as not happened.",
     )
+    metric_seconds: PositiveFloat = Field(
+        default=60.0, description="How long one metric may take when the answers are there."
+    )
+    memory_mb: int = Field(default=768, ge=64, description="MiB that reading the rows, a query or a metric may take.")
 
 
 class SweepConfig(Section):

@@ -30,6 +30,7 @@ LAYERS: list[tuple[str, set[str]]] = [
             "printable",
             "trust",
             "scrub",
+            "tame",
         },
     ),
     (
@@ -48,6 +49,7 @@ LAYERS: list[tuple[str, set[str]]] = [
             "export",
             "shipped",
             "consent",
+            "confined",
         },
     ),
     ("runner", {"runner"}),

@@ -10,11 +10,12 @@ import math
 import re
 from array import array
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchling import duck, metrics
+from batchling import confined, duck, metrics, tame
 from batchling.catalog.plan_files import PlanFiles, RunFiles
 from batchling.catalog.rows import Metric
 from batchling.duck import literal
@@ -28,24 +29,112 @@ _LISTED = re.compile(r" *Candidate (?:bindings|functions): .*")  # the columns a
 _NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "FLOAT", "DOUBLE", "DECIMAL")
 
 
-def check(expressions: Mapping[str, str], output_type: str | None, data_type: str) -> dict[str, Kind]:
+CHECK_SECONDS = 5.0
+"""How long a metric may take before anything is sent, where it is tried on rows without answers."""
+
+_TRIED = 1000  # rows
+
+
+def check(
+    expressions: Mapping[str, str],
+    output_type: str | None,
+    data_type: str,
+    rows: Path | None = None,
+    *,
+    memory_mb: int = confined.MEMORY_MB,
+) -> dict[str, Kind]:
     """Checks every metric against the columns there will be, and says what kind each is.
+
+    What could take for ever or build gigabytes is checked in a process of its own, and tried on some rows.
 
     Args:
         expressions: name → expression, as `metrics:` has them.
         output_type: DuckDB type of a valid output, as the schema gives it; None for plain text.
         data_type: DuckDB type of a row, e.g. `STRUCT(text VARCHAR, label VARCHAR)`.
+        rows: the snapshot, a Parquet file with the column `data`.
+        memory_mb: MiB that one of them may take.
 
     Raises:
-        ConfigError: names the metric, what DuckDB says, and the columns there are.
+        ConfigError: names the metric, what DuckDB says, and the columns there are; or the limit it went beyond.
     """
     if not expressions:
         return {}
     con = _empty(output_type, data_type)
     try:
-        return {name: _kind(con, name, expression, output_type, data_type) for name, expression in expressions.items()}
+        wild = [name for name, expression in expressions.items() if not is_tame(con, expression)]
+        kinds = {
+            name: _kind(con, name, expression, output_type, data_type)
+            for name, expression in expressions.items()
+            if name not in wild
+        }
     finally:
         con.close()
+    for name in wild:
+        expression = expressions[name]
+        try:
+            kinds[name] = confined.call(
+                _tried, name, expression, output_type, data_type, rows, seconds=CHECK_SECONDS, memory_mb=memory_mb
+            )
+        except confined.Exceeded as limit:
+            raise _exceeded(name, expression, limit) from None
+    return {name: kinds[name] for name in expressions}
+
+
+def _exceeded(name: str, expression: str, limit: confined.Exceeded) -> ConfigError:
+    hint = "limits.memory_mb raises that" if limit.kind == "memory" else "make the expression simpler"
+    return ConfigError(
+        f"metrics.{name} cannot be evaluated: {limit.reason} on {_TRIED:,} rows without answers; {hint}: {_cut(expression)}",
+        key=f"metrics.{name}",
+    )
+
+
+def _cut(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 120 else line[:119] + "…"
+
+
+def is_tame(con: duckdb.DuckDBPyConnection, expression: str) -> bool:
+    """Whether an expression can be evaluated here: it yields no more than it reads (`batchling.tame`)."""
+    import duckdb
+
+    query = metrics.select(expression)
+    if not tame.short(query):
+        return False
+    try:
+        row = con.execute("SELECT json_serialize_sql(?)", [query]).fetchone()
+    except duckdb.Error:
+        return True  # no expression at all: nothing of it is going to run
+    tree = json.loads(row[0]) if row else {}
+    return bool(tree.get("error")) or tame.tame(tree, expression=True)
+
+
+def _tried(name: str, expression: str, output_type: str | None, data_type: str, rows: Path | None) -> Kind:
+    """An expression's kind, after it was evaluated over some rows as if they had no answers. Runs confined."""
+    import duckdb
+
+    con = _empty(output_type, data_type)
+    try:
+        kind = _kind(con, name, expression, output_type, data_type)
+    finally:
+        con.close()
+    if rows is None:
+        return kind
+    con = duck.connect(memory_mb=256)
+    try:
+        _lock(con, rows)
+        columns = ", ".join(f"NULL::{type_} AS {column}" for column, type_ in metrics.COLUMNS.items())
+        source = (
+            f"(SELECT NULL::{output_type or 'VARCHAR'} AS output, data, {columns}"
+            f" FROM (SELECT data FROM read_parquet({literal(str(rows))}) LIMIT {_TRIED}))"
+        )
+        con.execute(f"SELECT (\n{expression}\n) AS value FROM {source} AS records").fetchall()
+    except duckdb.OutOfMemoryException:
+        raise
+    except duckdb.Error:
+        pass  # an answer that is not there cannot be cast, or divided by: the metric itself will say so
+    finally:
+        con.close()
+    return kind
 
 
 def _empty(output_type: str | None, data_type: str) -> duckdb.DuckDBPyConnection:
@@ -129,14 +218,57 @@ def evaluate(files: PlanFiles, records: Path, *, data_type: str | None) -> list[
             kinds = (output_type, row_type)
             if kinds not in checks:
                 checks[kinds] = _empty(*kinds)
-            by_run = _Evaluation(con, checks[kinds], records, expression, output_type, row_type, repeats).of(
-                {run.run_id: run.rows for _, run in members}
-            )
+            rows = {run.run_id: run.rows for _, run in members}
+            most = max(run.metric_seconds for _, run in members)
+            if is_tame(checks[kinds], expression):
+                one = _Evaluation(con, checks[kinds], records, expression, output_type, row_type, repeats)
+                by_run = one.of(rows, most)
+            else:
+                memory_mb = max(run.memory_mb for _, run in members)
+                by_run = _confined(records, expression, output_type, row_type, repeats, rows, most, memory_mb)
             found += [_named(by_run[run.run_id], name) for name, run in members]
         return found
     finally:
         for opened in (con, *checks.values()):
             opened.close()
+
+
+def _confined(
+    records: Path,
+    expression: str,
+    output_type: str | None,
+    data_type: str,
+    repeats: int,
+    rows: Mapping[str, int],
+    seconds: float,
+    memory_mb: int,
+) -> dict[str, Metric]:
+    """Run → value of an expression that nobody vouches for."""
+    try:
+        found: dict[str, Metric] = confined.call(
+            _alone, records, expression, output_type, data_type, repeats, rows, seconds=seconds, memory_mb=memory_mb
+        )
+        return found
+    except confined.Exceeded as limit:
+        return _without(rows, _why(limit.reason, limit.kind))
+
+
+def _alone(
+    records: Path, expression: str, output_type: str | None, data_type: str, repeats: int, rows: Mapping[str, int]
+) -> dict[str, Metric]:
+    """What `_confined` computes, in its process."""
+    with duck.connect(memory_mb=256) as con, _empty(output_type, data_type) as empty:
+        _lock(con, records)
+        return _Evaluation(con, empty, records, expression, output_type, data_type, repeats).of(rows, None)
+
+
+def _without(rows: Mapping[str, int], reason: str) -> dict[str, Metric]:
+    return {run: Metric(run, "", None, None, None, 0, 0.0, reason) for run in rows}
+
+
+def _why(reason: str, kind: str) -> str:
+    keys = {"time": "limits.metric_seconds", "memory": "limits.memory_mb"}
+    return f"{reason}; {keys[kind]} raises that" if kind in keys else reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,16 +316,37 @@ def row_values(files: PlanFiles, run_ids: Sequence[str]) -> list[MetricRows]:
             empty = _empty(output_type, row_type)
             try:
                 runs = [run.run_id for run in members]
-                one = _Evaluation(con, empty, records, expression, output_type, row_type, members[0].repeats)
-                kind = one.kind()
-                found.append(MetricRows(name, kind, {} if kind is Kind.AGGREGATE else one.by_row(runs, kind)))
-            except (duckdb.Error, ConfigError):
+                given = (records, expression, output_type, row_type, members[0].repeats, runs)
+                seconds = max(run.metric_seconds for run in members)
+                if is_tame(empty, expression):
+                    one = _Evaluation(con, empty, *given[:-1])
+                    with duck.within(con, seconds):
+                        kind = one.kind()
+                        values = {} if kind is Kind.AGGREGATE else one.by_row(runs, kind)
+                else:
+                    memory_mb = max(run.memory_mb for run in members)
+                    kind, values = confined.call(_rows_alone, *given, seconds=seconds, memory_mb=memory_mb)
+                found.append(MetricRows(name, kind, values))
+            except duckdb.InterruptException:
+                raise  # Ctrl-C
+            except (duckdb.Error, ConfigError, duck.TookTooLong, confined.Exceeded):
                 continue
             finally:
                 empty.close()
     finally:
         con.close()
     return found
+
+
+def _rows_alone(
+    records: Path, expression: str, output_type: str | None, data_type: str, repeats: int, runs: Sequence[str]
+) -> tuple[Kind, dict[str, RowValues]]:
+    """Kind and values by run of an expression that nobody vouches for. Runs confined."""
+    with duck.connect(memory_mb=256) as con, _empty(output_type, data_type) as empty:
+        _lock(con, records)
+        one = _Evaluation(con, empty, records, expression, output_type, data_type, repeats)
+        kind = one.kind()
+        return kind, {} if kind is Kind.AGGREGATE else one.by_row(runs, kind)
 
 
 def row_marks(files: PlanFiles, run_id: str) -> dict[int, str]:
@@ -240,18 +393,27 @@ class _Evaluation:
         self.data_type = data_type
         self.repeats = repeats
 
-    def of(self, rows: Mapping[str, int]) -> dict[str, Metric]:
-        """Run → its value; `rows` are the runs and how many rows each has."""
+    def of(self, rows: Mapping[str, int], seconds: float | None) -> dict[str, Metric]:
+        """Run → its value.
+
+        Args:
+            rows: the runs, and how many rows each has.
+            seconds: how long it may take; None: somebody else looks at the clock.
+        """
         import duckdb
 
         try:
             kind = self.kind()
-            if kind is Kind.AGGREGATE:
-                return self._aggregate(rows)
-            return self._per_row(rows, kind)
+            with duck.within(self.con, seconds) if seconds is not None else nullcontext():
+                return self._aggregate(rows) if kind is Kind.AGGREGATE else self._per_row(rows, kind)
+        except duckdb.InterruptException:
+            raise  # Ctrl-C
+        except duckdb.OutOfMemoryException:
+            return _without(rows, _why("it needs more memory than there is", "memory"))
+        except duck.TookTooLong:
+            return _without(rows, _why(f"it took more than {seconds:g} s", "time"))
         except (duckdb.Error, ConfigError) as error:
-            reason = str(error).strip().split("\n\n")[0]
-            return {run: Metric(run, "", None, None, None, 0, 0.0, reason) for run in rows}
+            return _without(rows, str(error).strip().split("\n\n")[0])
 
     def _source(self, runs: Sequence[str]) -> str:
         """The records as expressions see them: finished rows of these runs, `output` and `data` of their own types."""

@@ -13,9 +13,13 @@ from typing import Any
 
 import orjson
 
+from batchling.confined import MEMORY_MB
 from batchling.errors import CatalogError
 
 PLAN_ID = re.compile(r"^\d{8}-\d{6}-(?P<experiment>.+)-[0-9a-f]{6}$")
+
+METRIC_SECONDS = 60.0
+"""How long a metric may take where the config does not say (plans of version 0.1.0)."""
 
 SPILL = ".staging-"
 """Prefix of the folder that a rebuild spills to, inside the plan's folder; the process id follows."""
@@ -57,6 +61,16 @@ class RunFiles:
     output_type: str | None
     metrics: Mapping[str, str]
     schema_index: int = 0  # position of its schema among the plan's
+
+    @property
+    def metric_seconds(self) -> float:
+        """How long each of its metrics may take."""
+        return float((self.config.get("limits") or {}).get("metric_seconds") or METRIC_SECONDS)
+
+    @property
+    def memory_mb(self) -> int:
+        """MiB that a metric may take."""
+        return int((self.config.get("limits") or {}).get("memory_mb") or MEMORY_MB)
 
     @property
     def override_text(self) -> str:

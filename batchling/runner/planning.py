@@ -118,10 +118,10 @@ def draft(specs: Sequence[Spec], data_folder: Path, runs: Path, *, now: float, l
         types = output_type(point), data_type(snapshots[point.data_key])
         mark = sha256_json([metrics, types, point.data_key])
         if metrics and mark not in checked:  # the points of a sweep mostly share them
-            with point.spec.placing():
-                catalog.check(metrics, *types)
-            checked.add(mark)
             rows = snapshots[point.data_key].path
+            with point.spec.placing():
+                catalog.check(metrics, *types, rows, memory_mb=point.spec.config.limits.memory_mb)
+            checked.add(mark)
             schema = None if point.schema is None else point.schema.json_schema
             for name, texts in catalog.never_equal(metrics, *types, rows, schema).items():
                 place = point.spec.set_at(f"metrics.{name}")
