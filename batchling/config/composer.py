@@ -32,6 +32,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from batchling.config import door
 from batchling.config.keys import is_key
 from batchling.config.origin import LazyOrigins, OriginMap, Origins
 from batchling.config.project import ExperimentFile
@@ -101,6 +102,16 @@ class _Repository(ConfigRepository):
         return super()._find_object_source(config_path, object_type)
 
 
+class _Checked(FileConfigSource):
+    """Files as Hydra reads them, after a look at what they stand for."""
+
+    def load_config(self, config_path: str) -> Any:
+        path = Path(self.path, self._normalize_file_name(config_path))
+        if path.is_file():
+            door.read(path)
+        return super().load_config(config_path)
+
+
 @dataclass
 class Composer:
     """Composes one experiment with any overrides. Not shared between threads; cheap to make.
@@ -127,6 +138,10 @@ class Composer:
             path.append(provider=label, path=f"file://{folder}")
         path.append(provider="schema", path="structured://")
         repository = _Repository(path)
+        repository.sources = [
+            _Checked(source.provider, source.path) if isinstance(source, FileConfigSource) else source
+            for source in repository.sources
+        ]
         repository.primary = self.experiment.config_name
         self._loader = ConfigLoaderImpl(path)
         self._loader.repository = repository

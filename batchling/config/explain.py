@@ -87,6 +87,8 @@ def _explained(failed: CompositionFailed, composer: Composer, overrides: Sequenc
     if "EXPANDED_NODES" in str(failed):
         message = "a config holds more than 10,000 values, OmegaConf's limit: rows belong in a file (data.path), not in the config"
         return ConfigError(message, where=str(composer.experiment.path))
+    if isinstance(cause, RecursionError):
+        return ConfigError(str(failed), where=str(composer.experiment.path))
     if isinstance(cause, yaml.MarkedYAMLError) and cause.problem_mark is not None:
         return _broken_yaml(cause, composer)
     if found := _bad_interpolations(composer):

@@ -16,7 +16,9 @@ from typing import Any
 
 import yaml
 
+from batchling.config.door import read as read_yaml
 from batchling.config.project import shipped_conf
+from batchling.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ _COMMENT = re.compile(r"(?:^|\s)#\s*(.*)$")
 
 @lru_cache(maxsize=512)
 def _leaves(path: str, mtime_ns: int, size: int) -> tuple[Leaf, ...]:
-    text = Path(path).read_text(encoding="utf-8")
+    text = read_yaml(Path(path))
     lines = text.splitlines()
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     if not isinstance(root, yaml.MappingNode):
@@ -89,7 +91,7 @@ def _read(path: Path, how: Callable[[str, int, int], tuple[Leaf, ...]]) -> tuple
     try:
         stat = path.stat()
         return how(str(path), stat.st_mtime_ns, stat.st_size)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ConfigError):
         return ()
 
 

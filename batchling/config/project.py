@@ -105,8 +105,10 @@ def _runs(root: Path, base: Path) -> Path:
     if base.is_file():
         import yaml  # only here: `batchling status` starts faster without it
 
+        from batchling.config import door
+
         try:
-            document = yaml.safe_load(base.read_text(encoding="utf-8"))
+            document = door.load(base)
         except (yaml.YAMLError, OSError, UnicodeDecodeError):
             document = None  # composing says what is wrong with it
         if isinstance(document, dict) and isinstance(paths := document.get("paths"), dict):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -71,7 +72,10 @@ def _axes(bench: Workbench, overrides: Sequence[str]) -> list[list[Texts]]:
                 f"{override.input_line}: an interval has no list of values; use choice(), range() or glob()"
             )
         key = override.get_key_element()
-        values: list[Texts] = [(f"{key}={value}",) for value in override.sweep_string_iterator()]
+        every = itertools.islice(override.sweep_string_iterator(), MOST_POINTS + 1)
+        values: list[Texts] = [(f"{key}={value}",) for value in every]
+        if len(values) > MOST_POINTS:
+            raise ConfigError(f"{override.input_line}: more than {MOST_POINTS:,} points; {MOST_POINTS:,} are the most")
         if not values:
             raise ConfigError(
                 f"{override.input_line}: matches nothing (there are: {', '.join(bench.composer.choices(override.key_or_group))})"
@@ -127,6 +131,9 @@ def _own_points(section: SweepConfig, typed: set[str]) -> list[Texts]:
                 for row in zip(*zipped.values(), strict=True)
             ]
         )
+    total = math.prod(len(axis) for axis in axes)
+    if total > MOST_POINTS:
+        raise ConfigError(f"the sweep has {total:,} points; {MOST_POINTS:,} are the most")
     explicit: list[Texts] = [
         tuple(f"{k}={literal(v)}" for k, v in point.items() if k not in typed) for point in section.points
     ]

@@ -10,6 +10,7 @@ from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from batchling.config.door import check_interpolations
 from batchling.config.keys import is_key
 
 MISSING = "???"
@@ -112,10 +113,13 @@ def _at(tree: dict[str, Any], names: Sequence[str]) -> Any:
 def resolve(tree: dict[str, Any]) -> dict[str, Any]:
     if not interpolates(tree):
         return tree
+    check_interpolations(tree)
     try:
         plain = OmegaConf.to_container(OmegaConf.create(tree), resolve=True, throw_on_missing=False)
     except OmegaConfBaseException as e:
         raise CompositionFailed(str(e)) from e
+    except RecursionError as e:
+        raise CompositionFailed("the config's interpolations (${…}) name each other too deeply") from e
     assert isinstance(plain, dict)
     return {str(k): v for k, v in plain.items()}
 

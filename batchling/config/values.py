@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from batchling.config import door
 from batchling.config.build import build_spec
 from batchling.config.environment import addressed
 from batchling.config.files import Sources
@@ -72,7 +73,7 @@ def _read(folders: Sequence[Path], group: str, name: str) -> dict[str, Any]:
     for folder in folders:
         path = folder / group / f"{name}.yaml"
         if path.is_file():
-            text = path.read_text(encoding="utf-8")
+            text = door.read(path)
             try:
                 loaded = yaml.safe_load(text)
             except yaml.YAMLError as e:
