@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, time
 from decimal import Decimal
 from difflib import get_close_matches
@@ -128,6 +128,29 @@ class Prompt:
             else:
                 texts.append("".join(p if type(p) is str else p.text(row[p.column]) for p in template.parts))  # type: ignore[union-attr]
         return texts
+
+    def saying(self, words: str) -> Prompt:
+        """The prompt with words, taken literally, at the end of its last system message, or in a new one before all."""
+        places = [i for i, t in enumerate(self.templates) if t.role in ("system", "developer")]
+        jinja = any(template.parts is None for template in self.templates)
+        if not places:
+            said = Template("system", None, lambda row: words) if jinja else Template("system", (words,))
+            return replace(self, templates=(said, *self.templates))
+        at = places[-1]
+        return replace(
+            self, templates=(*self.templates[:at], _ending(self.templates[at], words), *self.templates[at + 1 :])
+        )
+
+
+def _ending(template: Template, words: str) -> Template:
+    """A template with a paragraph more."""
+    words = "\n\n" + words
+    if template.parts is None:
+        render = template.render
+        assert render is not None
+        return replace(template, render=lambda row: render(row) + words)
+    *parts, last = template.parts or ("",)
+    return replace(template, parts=(*parts, last + words) if isinstance(last, str) else (*parts, last, words))
 
 
 def compile_prompt(messages: Sequence[tuple[str, str]], engine: Engine, columns: Sequence[str]) -> Prompt:

@@ -23,6 +23,7 @@ import orjson
 
 from batchling.errors import ConfigError, DataError
 from batchling.prompt import Prompt, RenderError, Slot, compile_prompt
+from batchling.schema.sending import OPENING
 from batchling.spec import Config, Spec
 
 if TYPE_CHECKING:
@@ -124,6 +125,8 @@ class RequestBuilder:
     ):
         config = spec.config
         self.prompt = _compile(spec, columns)
+        if output_schema is not None and output_schema.words is not None:
+            self.prompt = self.prompt.saying(output_schema.words)
         self.columns = self.prompt.columns
         self._with_row_id = not config.dedupe
         self._layout, self._slots = _lay_out_texts(self.prompt)
@@ -362,9 +365,25 @@ def repair(parent_key: str, body: bytes, answer: str, errors: str, n: int) -> tu
     if answer.strip():
         messages.append({"role": "assistant", "content": _unicode(answer)})
     request = f"That answer does not fit the required format:\n{errors}\nAnswer again with the corrected JSON only."
+    if words := _format_in_words(body):
+        request += f"\n\n{words}"
     messages.append({"role": "user", "content": _unicode(request)})
     added = b"".join(b"," + _json(message) for message in messages)
     return repair_key(parent_key, n), body[:-2] + added + b"]}"
+
+
+def _format_in_words(body: bytes) -> str | None:
+    """The schema as the body's system message says it; None where it does not: a lane's runs may have several schemas."""
+    mark = _json(OPENING)[1:-1]
+    if mark not in body:
+        return None
+    sent = json.loads(body)
+    for message in reversed(sent.get("messages") or sent.get("input") or []):
+        if message["role"] in ("system", "developer") and isinstance(content := message["content"], str):
+            _, found, words = content.rpartition(OPENING)
+            if found:
+                return OPENING + words
+    return None
 
 
 def custom_id(key: str, plan: str, shard: int) -> str:
@@ -451,6 +470,12 @@ def _constant(config: Config, output_schema: OutputSchema | None) -> dict[str, A
                         "model.params.text.format: the schema sets it; remove it, or set schema.strict: false"
                     )
                 text = {**text, "format": {"type": "json_schema", **shape}}
+        elif output_schema.sent == "json_mode":
+            # Whoever sets a format themselves keeps it: the schema in words does not depend on it.
+            if endpoint == "chat":
+                body.setdefault("response_format", {"type": "json_object"})
+            elif isinstance(text, dict):
+                text = {"format": {"type": "json_object"}, **text}
     if text:
         body["text"] = text
     return body

@@ -73,6 +73,11 @@ class ModelConfig(Section):
         default_factory=list,
         description="Parameters of the API that the model refuses, unless they have the API's default.",
     )
+    strict_schema: bool = Field(default=True, description="The model takes a JSON Schema in the request.")
+    json_mode: bool = Field(
+        default=False,
+        description="The model takes JSON mode (response_format json_object); asked where it takes no schema.",
+    )
     price: PriceConfig | None = Field(default=None, description="USD per million tokens; null: the price tables.")
     price_as: str | None = Field(default=None, description="Look the price up as this model, e.g. on Azure.")
 
@@ -250,6 +255,11 @@ class SchemaConfig(Section):
         default="output", description="What the schema is called in the request."
     )
     strict: bool = Field(default=True, description="Send it as a strict schema; false: only validate the answers.")
+    send: Literal["auto", "strict", "json_mode", "prompt"] = Field(
+        default="auto",
+        description="How the model is told: a strict schema; the schema in words in the system message, with JSON mode or "
+        "without. auto: the first of these that the model takes.",
+    )
 
 
 class BudgetConfig(Section):

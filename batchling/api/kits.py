@@ -74,7 +74,7 @@ def _recorded(folder: PlanFolder, document: dict[str, Any]) -> Recorded:
         if number not in lanes or index not in schemas:
             spec = config.load_spec(run["config"], folder.source, run["overrides"])
         if index not in schemas and spec is not None:
-            schemas[index] = schema.compile(spec.config.output_schema, spec.schema_source)
+            schemas[index] = schema.compile(spec.config.output_schema, spec.schema_source, model=spec.config.model)
         price = None if run["price"] is None else Price(**run["price"])
         longest = run["config"]["model"].get("max_output_tokens")
         if number not in lanes and spec is not None:

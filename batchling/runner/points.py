@@ -27,8 +27,8 @@ from batchling.spec import Config, Spec
 UNHASHED = ("budget", "limits", "retry", "paths", "description", "sweep", "environment")
 """Sections that say how to wait, pack and pay, not what to ask: they make no new plan."""
 
-MODEL_FACTS = ("context_tokens", "refuses")
-"""Keys of `model` that only notes and errors of a plan rest on."""
+MODEL_FACTS = ("context_tokens", "refuses", "strict_schema", "json_mode")
+"""Keys of `model` that a plan's notes and errors rest on, and how the schema is sent: that is in the schema's hash."""
 
 
 UNASKED = ("allow_http", "key_origins")
@@ -238,12 +238,15 @@ def make_ready(specs: Sequence[Spec]) -> tuple[list[Point], list[LanePlan]]:
         modules = sorted(
             (f.name, hashlib.sha256(f.content).hexdigest()) for f in spec.sources if f.name.endswith(".py")
         )
-        schema_sha = sha256_json([config.output_schema.model_dump(mode="json"), modules, _schema_document(spec)])
+        sent = schema.sending(config.output_schema, config.model)
+        said = [config.output_schema.model_dump(mode="json", exclude={"send"}), modules, _schema_document(spec)]
+        plain = "strict" if config.output_schema.strict else "nothing"
+        schema_sha = sha256_json(said if sent == plain else [*said, sent])
         if schema_sha not in schemas:
             source = spec.schema_source
             compiled = None
             if config.output_schema.fields is not None or source is not None:
-                compiled = schema.compile(config.output_schema, source)
+                compiled = schema.compile(config.output_schema, source, model=config.model)
             schemas[schema_sha] = (len(schemas), compiled)
         index, compiled = schemas[schema_sha]
         counting = (
@@ -285,6 +288,8 @@ def _asked(document: dict[str, Any]) -> dict[str, Any]:
     provider |= {"one_model": True, "one_endpoint": True}
     provider["capabilities"] = {**provider["capabilities"], "list_filter": None}
     model = {k: v for k, v in document["model"].items() if k not in MODEL_FACTS}
+    if "schema" in identity:
+        identity["schema"] = {k: v for k, v in identity["schema"].items() if (k, v) != ("send", "auto")}
     return {**identity, "provider": provider, "model": model}
 
 

@@ -54,6 +54,10 @@ def _of_schema(point: Point) -> Iterator[str]:
     form = "pydantic" if config.pydantic else "json_schema" if config.json_schema else "fields"
     name = config.pydantic or config.json_schema or ""
     where = f" [{name}]" if name else f" [{place}]" if (place := point.spec.set_at("schema.fields")) else ""
+    if compiled.words is not None:
+        why = "" if config.send != "auto" else f"{point.spec.config.model.id} takes no strict schema: "
+        mode = "in JSON mode, with the schema" if compiled.sent == "json_mode" else "with the schema"
+        yield f"{why}asked {mode} in words in the system message (plan --show prints it)"
     if compiled.unsent:
         yield f"only checked here, not sent to the model: {', '.join(compiled.unsent)}"
     if form == "fields":

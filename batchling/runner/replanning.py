@@ -115,6 +115,7 @@ def _add(
     key, repaired = kit.repair(root, body, text, errors, n)
     # What is added is the answer, the errors and a sentence around them; a token is at least one byte.
     added = len(text.encode("utf-8", "replace")) + len(errors.encode("utf-8", "replace")) + 200
+    added = max(added, len(repaired) - len(body))  # the schema in words, where the request says it
     tokens = None if entry.tokens is None else entry.tokens + added
     writer.add(kit.lane.number, key, repaired, tokens, parent=root, row=root, schema=entry.schema)
 

@@ -16,9 +16,10 @@ from batchling.schema.fields import from_fields
 from batchling.schema.keywords import with_nulls
 from batchling.schema.limits import OPENAI_LIMITS, StrictLimits
 from batchling.schema.nodes import Node
+from batchling.schema.sending import Sent, in_words, sending
 from batchling.schema.sets import may_hold_sets, sorted_sets
 from batchling.schema.strict import strict
-from batchling.spec import SchemaConfig
+from batchling.spec import ModelConfig, SchemaConfig
 
 if TYPE_CHECKING:
     from jsonschema_rs import Validator
@@ -51,7 +52,9 @@ class OutputSchema:
     Attributes:
         name: the schema's name in the request.
         json_schema: the person's schema, as JSON Schema.
-        strict_schema: what is sent; None with `schema.strict: false`.
+        strict_schema: what is sent as a strict schema; None where none is.
+        sent: how the model is told.
+        words: the schema as the system message says it; None where it does not.
         unsent: constraints that strict mode has no words for (`path: keyword`); only the check of the answer knows them.
         model: the pydantic class, where the schema is one.
     """
@@ -63,6 +66,7 @@ class OutputSchema:
         *,
         model: type[BaseModel] | None = None,
         limits: StrictLimits | None = OPENAI_LIMITS,
+        sent: Sent | None = None,
     ):
         self.name = name
         self.json_schema = json_schema
@@ -77,9 +81,13 @@ class OutputSchema:
             self._write = model.__pydantic_serializer__.to_python
             self._check = self._check_model
             self._has_sets = may_hold_sets(model, json_schema)
-        sent = strict(json_schema, limits) if limits is not None else None
-        self.strict_schema = sent.schema if sent else None
-        self.unsent = sent.unsent if sent else ()
+        self.sent = sent or ("strict" if limits is not None else "nothing")
+        if self.sent == "json_mode" and json_schema.get("type") != "object" and "$ref" not in json_schema:
+            self.sent = "prompt"  # JSON mode answers with objects only
+        told = strict(json_schema, limits) if limits is not None else None
+        self.strict_schema = told.schema if told else None
+        self.unsent = told.unsent if told else ()
+        self.words = in_words(json_schema) if self.sent in ("json_mode", "prompt") else None
         self._nulls = NullDropper(json_schema)
 
     def validate(self, text: str | bytes) -> Validated:
@@ -170,13 +178,18 @@ class OutputSchema:
 
 
 def compile(
-    config: SchemaConfig, source: Any = None, *, strict_limits: StrictLimits = OPENAI_LIMITS
+    config: SchemaConfig,
+    source: Any = None,
+    *,
+    model: ModelConfig | None = None,
+    strict_limits: StrictLimits = OPENAI_LIMITS,
 ) -> OutputSchema | None:
     """Compile `schema:`.
 
     Args:
         config: the section.
         source: what the section names, loaded: a pydantic model class or a JSON Schema dict; None with `fields`.
+        model: says what the model takes; None: strict schemas.
         strict_limits: the provider's limits for strict schemas.
 
     Returns:
@@ -185,16 +198,17 @@ def compile(
     Raises:
         SchemaError: the schema is wrong, or strict mode cannot say it.
     """
-    limits = strict_limits if config.strict else None
+    sent = sending(config, model or ModelConfig(id="-"))
+    limits = strict_limits if sent == "strict" else None
     if config.fields is not None:
-        return OutputSchema(config.name, from_fields(config.fields), limits=limits)
+        return OutputSchema(config.name, from_fields(config.fields), limits=limits, sent=sent)
     if source is None:
         return None
     if isinstance(source, type) and issubclass(source, BaseModel):
         json_schema = model_document(source)
-        return OutputSchema(config.name, json_schema, model=source, limits=limits)
+        return OutputSchema(config.name, json_schema, model=source, limits=limits, sent=sent)
     if isinstance(source, dict):
-        return OutputSchema(config.name, with_nulls(source), limits=limits)
+        return OutputSchema(config.name, with_nulls(source), limits=limits, sent=sent)
     raise SchemaError(f"schema: expected a pydantic model class or a JSON Schema object, got {type(source).__name__}")
 
 
