@@ -18,6 +18,7 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     field_validator,
@@ -275,9 +276,12 @@ class BudgetConfig(Section):
 class RetryConfig(Section):
     """What is asked again by itself."""
 
-    attempts: PositiveInt = Field(default=3, description="Times a row is asked at most, the first included.")
-    repair: bool = Field(
-        default=True, description="Ask again, with the errors, when an answer does not fit the schema."
+    attempts: PositiveInt = Field(
+        default=3, description="Times a row is asked at most: the first time, retries and repairs together."
+    )
+    repair: bool | NonNegativeInt = Field(
+        default=True,
+        description="Ask again, with the errors, when an answer does not fit the schema: true: once; a number: so many times.",
     )
     resubmit_usd: float = Field(
         default=100.0,

@@ -7,7 +7,7 @@ import random
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
@@ -54,6 +54,7 @@ class Allowance:
     budget_usd: Decimal | None = None
     resubmit_usd: Decimal | None = None
     attempts: int | None = None
+    repairs: bool | int | None = None
 
 
 @dataclass(slots=True)
@@ -182,6 +183,7 @@ def opened(
         resubmit = allow.resubmit_usd
         if resubmit is None:
             resubmit = min(Decimal(str(r["config"]["retry"]["resubmit_usd"])) for r in made.document["runs"])
+        lanes = tuple(replace(kit, repairs=made.repairs(kit.lane.number, allow.repairs)) for kit in lanes)
         session = Session(
             disk=disk,
             clock=clock,

@@ -49,6 +49,22 @@ class Recorded:
         """Times a row is asked at most."""
         return max(int(run["config"]["retry"]["attempts"]) for run in self.document["runs"])
 
+    def repairs(self, lane: int, allowed: bool | int | None = None) -> int:
+        """How many times a row of the lane is repaired at most: `retry.repair`, of which `true` means once.
+
+        A plan that does not say what `true` meant when it was made repairs as often as its attempts allow, as it always did.
+
+        Args:
+            allowed: what counts in place of the plan's own `retry.repair`.
+        """
+        runs = [run for run in self.document["runs"] if run["lane"] == lane and run["schema"] is not None]
+        most = 0
+        for run in runs:
+            wanted = run["config"]["retry"].get("repair", True) if allowed is None else allowed
+            once = run.get("repairs_once", False)
+            most = max(most, self.attempts() if wanted is True and not once else int(wanted))
+        return most
+
 
 def recorded(disk: Disk, folder: PlanFolder) -> Recorded:
     """Loads a plan from its own copies of configs, prompts and schemas.
@@ -170,6 +186,7 @@ def kits(made: Recorded, stack: ExitStack, gate: Gate) -> tuple[LaneKit, ...]:
                 poll_seconds=lane.poll_seconds,
                 grace_seconds=spec.config.provider.capabilities.not_found_grace_seconds,
                 repair=builder.repair if builder is not None else None,
+                repairs=made.repairs(lane.number),
                 repair_key=request.repair_key,
                 scrubber=Scrubber(v for v in values[lane.number].values() if not is_placeholder(v)),
             )
@@ -193,6 +210,7 @@ def offline_kits(made: Recorded) -> tuple[LaneKit, ...]:
                 window="",
                 poll_seconds=lane.poll_seconds,
                 repair=builder.repair if builder is not None else None,
+                repairs=made.repairs(lane.number),
                 repair_key=request.repair_key,
             )
         )
@@ -200,13 +218,11 @@ def offline_kits(made: Recorded) -> tuple[LaneKit, ...]:
 
 
 def _repairer(made: Recorded, lane: LanePlan) -> RequestBuilder | None:
-    runs = [run for run in made.document["runs"] if run["lane"] == lane.number]
-    if not any(run["config"]["retry"]["repair"] and run["schema"] is not None for run in runs):
-        return None
+    """What makes the repairs, whether any are allowed or not: a later command may allow them."""
+    run = next((r for r in made.document["runs"] if r["lane"] == lane.number and r["schema"] is not None), None)
     spec = made.specs[lane.number]
-    if spec.config.model.endpoint == "embeddings":
+    if run is None or spec.config.model.endpoint == "embeddings":
         return None
-    run = next(run for run in runs if run["schema"] is not None)
     return RequestBuilder(spec, run["columns"], made.schemas[run["schema_index"]])
 
 

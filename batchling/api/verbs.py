@@ -291,6 +291,7 @@ def run_specs(
         budget_usd=Decimal(str(min(budgets))) if budgets else None,
         resubmit_usd=min(Decimal(str(s.config.retry.resubmit_usd)) for s in specs),
         attempts=max(s.config.retry.attempts for s in specs),
+        repairs=max((s.config.retry.repair for s in specs), key=int),
     )
     threshold = Decimal(str(min(s.config.budget.confirm_usd for s in specs)))
     opened_plan = open_plan(
@@ -359,7 +360,8 @@ def _ask(session: Session, threshold: Decimal, confirm: Confirm) -> None:
     repaired = False
     for shard in unsent:
         # An answer that does not fit is paid, and so are its repairs.
-        rounds = session.attempts if session.kit(shard).repair is not None else 1
+        kit = session.kit(shard)
+        rounds = min(session.attempts, 1 + kit.repairs) if kit.repair is not None else 1
         repaired = repaired or rounds > 1
         worst = None if worst is None or shard.max_usd is None else worst + shard.max_usd * rounds
     # What may have been paid before is never asked again without a question, however little it costs.

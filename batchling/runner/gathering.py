@@ -15,7 +15,7 @@ from batchling.models import Batch, BatchError, Outcome, RowState
 from batchling.runner.blotting import Blots
 from batchling.runner.folder import PlanFolder
 from batchling.runner.judging import Kept, charge_at, judge_again, judge_by_schema
-from batchling.runner.reading import Tally, absent_outcome, said, tally_documents, tally_summary
+from batchling.runner.reading import Document, Tally, absent_outcome, said, tally_documents, tally_summary
 from batchling.runner.refusals import blamed, faults_of, refused_lines
 from batchling.runner.session import LaneKit, Session
 from batchling.runner.shards import READ_BYTES, read_also, read_index
@@ -72,17 +72,30 @@ def _failed(attempt: Attempt) -> bool:
 
 def _tally(session: Session, kit: LaneKit, shard: Shard, attempt: Attempt, summary: Summary, *, unsure: bool) -> Tally:
     """The shard's rows in counts, by what all its batches together answered."""
-    repairs = kit.repair is not None
+    repairs = kit.repair is not None and kit.repairs > 0
     closed = [a for a in shard.attempts if a.phase is Phase.CLOSED]
-    if not closed and not attempt.stray:
+    # Of a first asking no request is a repair, and each may have one.
+    if not closed and not attempt.stray and (shard.row_attempt == 1 or not repairs):
         return tally_summary(summary, attempt, unsure=unsure, repairs=repairs)
+    documents = said(session.disk, session.folder, shard, [*closed, attempt])
     return tally_documents(
-        said(session.disk, session.folder, shard, [*closed, attempt]).values(),
+        documents.values(),
         shard,
         unsure=attempt.number if unsure else 0,
-        repairs=repairs,
-        cancelled=session.state.cancel_requested or shard.unwanted,
+        repairs=unfit(session, kit, shard, documents).keys(),
+        # As in `tally_summary`: one batch says alone what becomes of its rows.
+        cancelled=bool(closed or attempt.stray) and (session.state.cancel_requested or shard.unwanted),
     )
+
+
+def unfit(session: Session, kit: LaneKit, shard: Shard, documents: dict[str, Document]) -> dict[str, Document]:
+    """Of a shard's answers those that do not fit the schema and are to be sent back."""
+    found = {k: d for k, d in documents.items() if d["state"] == RowState.INVALID and kit.repair is not None}
+    if not found:
+        return {}
+    entries = read_index(session.disk, session.folder.index(shard.number))
+    may = {e.key for e in entries if e.key in found and kit.may_repair(e.key, e.parent, shard.row_attempt)}
+    return {k: d for k, d in found.items() if k in may}
 
 
 def give_up(session: Session, shard: Shard, attempt: Attempt, why: str = "never sent") -> None:

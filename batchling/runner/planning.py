@@ -603,6 +603,7 @@ def plan_document(
                 "schema": None if point.schema is None else point.schema.json_schema,
                 "schema_index": point.schema_index,
                 "schema_sha256": point.schema_sha256,
+                "repairs_once": True,
                 "output_type": output_type(point),
                 "data_type": data_type(snapshot),
                 "metrics": dict(config.metrics),

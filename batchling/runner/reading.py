@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,11 +94,12 @@ def retriable(document: Mapping[str, Any], shard: Shard, *, unsure: int = 0) -> 
 
 
 def tally_documents(
-    documents: Iterable[Document], shard: Shard, *, unsure: int, repairs: bool, cancelled: bool
+    documents: Iterable[Document], shard: Shard, *, unsure: int, repairs: Collection[str], cancelled: bool
 ) -> Tally:
     """Of a shard with several batches.
 
     Args:
+        repairs: keys whose answers are sent back to be repaired.
         cancelled: the plan is being cancelled, so that nothing is asked again.
     """
     states: Counter[RowState] = Counter()
@@ -110,6 +111,6 @@ def tally_documents(
         states[state] += 1
         outcomes[Outcome(document["outcome"])] += 1
         lost += is_lost(document, shard, unsure=unsure)
-        if not cancelled and (retriable(document, shard, unsure=unsure) or (repairs and state is RowState.INVALID)):
+        if not cancelled and (retriable(document, shard, unsure=unsure) or document["key"] in repairs):
             moved[state] += 1
     return Tally(states, outcomes, moved, lost)

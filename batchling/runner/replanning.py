@@ -9,11 +9,11 @@ from typing import Any
 
 from batchling.collect import Join, Row, Verdict
 from batchling.disk import write_file
-from batchling.errors import DataError, DiskError
+from batchling.errors import DataError
 from batchling.ledger import Action, Attempt, Phase, Shard, largest_of, limit_of, requests_limit_of, size_of
 from batchling.models import BatchError, Outcome, RowState
 from batchling.packing import ShardLimits
-from batchling.runner.gathering import write_lines
+from batchling.runner.gathering import unfit, write_lines
 from batchling.runner.reading import Document, retriable, said
 from batchling.runner.refusals import refused_lines
 from batchling.runner.session import LaneKit, Session
@@ -26,51 +26,39 @@ def body_of(line: bytes) -> bytes:
     return line[start : line.rindex(b"}")]
 
 
-def _repair_number(kit: LaneKit, key: str, parent: str, row_attempt: int) -> int:
-    """Which repair of its root a request is: 0 for the root itself."""
-    assert kit.repair_key is not None
-    if not parent:
-        return 0
-    for n in range(1, row_attempt + 1):
-        if kit.repair_key(parent, n) == key:
-            return n
-    raise DiskError(f"request {key} is no repair of {parent}")
-
-
 def replan(session: Session, action: Action) -> None:
     """Step 9: rows in a retryable state become pending again, in new shards, one row attempt later."""
     kit = session.kits[action.lane]
-    wanted: dict[tuple[int, str], list[tuple[Shard, dict[str, Document]]]] = {}
+    # Retries and repairs of one round share shards: a retry is known by its own key, a repair by its parent.
+    wanted: dict[int, list[tuple[Shard, dict[str, Document | None]]]] = {}
     left: dict[str, Counter[str]] = {}
     for number in action.shards:
         shard = session.state.shards[number]
         documents = said(session.disk, session.folder, shard, [a for a in shard.attempts if a.phase is Phase.CLOSED])
         last = shard.row_attempt >= session.attempts and not shard.unrun
         retries = {k: d for k, d in documents.items() if retriable(d, shard) and not (last and _asked(d, shard))}
-        repairs = {
-            k: d for k, d in documents.items() if d["state"] == RowState.INVALID and kit.repair is not None and not last
-        }
-        # Retries of a repair stay repairs: the catalog finds them by their parent.
+        repairs = {} if last else unfit(session, kit, shard, documents)
         for asked in (False, True):
-            rows = {k: d for k, d in retries.items() if _asked(d, shard) is asked}
+            rows: dict[str, Document | None] = {k: None for k, d in retries.items() if _asked(d, shard) is asked}
+            if asked:
+                rows |= repairs
             if rows:
-                wanted.setdefault((shard.row_attempt + asked, "retry"), []).append((shard, rows))
-        if repairs:
-            wanted.setdefault((shard.row_attempt + 1, "repair"), []).append((shard, repairs))
+                wanted.setdefault(shard.row_attempt + asked, []).append((shard, rows))
         # Rows that were to move on when the shard closed, and that do not now (repairs were turned off meanwhile).
         moving = Counter(str(d["state"]) for d in (retries | repairs).values())
         left[str(number)] = Counter(shard.counts) - Counter(shard.kept) - moving
     records: list[dict[str, Any]] = []
     first = max(session.state.shards) + 1
-    for (row_attempt, kind), found in sorted(wanted.items(), key=lambda item: item[0]):
+    for row_attempt, found in sorted(wanted.items()):
         lanes = {kit.lane.number: kit.shape}
+        kind = "repair" if all(answer for _, rows in found for answer in rows.values()) else "retry"
         writer = ShardWriter(session.disk, session.folder, lanes, first=first, row_attempt=row_attempt, kind=kind)
         try:
             for shard, rows in found:
                 paths = session.folder.shard(shard.number), session.folder.index(shard.number)
                 for entry, line in request_lines(session.disk, *paths, rows):
                     try:
-                        _add(kit, writer, shard, entry, body_of(line), rows[entry.key] if kind == "repair" else None)
+                        _add(kit, writer, shard, entry, body_of(line), rows[entry.key])
                     except DataError:
                         # Its repair, which repeats the answer, is longer than the provider takes: it stays invalid.
                         left[str(shard.number)][str(RowState.INVALID)] += 1
@@ -110,7 +98,7 @@ def _add(
         return
     assert kit.repair is not None
     root = entry.parent or entry.key
-    n = _repair_number(kit, entry.key, entry.parent, shard.row_attempt) + 1
+    n = kit.repair_number(entry.key, entry.parent, shard.row_attempt) + 1
     text, errors = answer["text"] or "", answer["error"] or ""
     key, repaired = kit.repair(root, body, text, errors, n)
     # What is added is the answer, the errors and a sentence around them; a token is at least one byte.

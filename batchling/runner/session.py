@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from batchling.clock import Clock
 from batchling.disk import Disk
-from batchling.errors import CallError, CallStopped, ProviderError
+from batchling.errors import CallError, CallStopped, DiskError, ProviderError
 from batchling.journal import Journal
 from batchling.ledger import Attempt, Lane, Pace, Phase, Policy, Shard, State, apply, check
 from batchling.models import Batch, Price
@@ -66,6 +66,7 @@ class LaneKit:
     Attributes:
         schemas: the plan's schemas, by position.
         repair: (root key, request line, answer, errors, n) → (key, body) of the n-th repair; None: no repairs.
+        repairs: how many times the answers of one row are repaired at most.
         repair_key: (root key, n) → key.
         window: completion window as the provider spells it.
         poll_seconds: shortest time between two looks.
@@ -81,9 +82,28 @@ class LaneKit:
     poll_seconds: float
     grace_seconds: float = 3600.0
     repair: Callable[[str, bytes, str, str, int], tuple[str, bytes]] | None = None
+    repairs: int = 1
     repair_key: Callable[[str, int], str] | None = None
     tokens: Callable[[bytes], int | None] | None = None
     scrubber: Scrubber = field(default_factory=Scrubber)
+
+    def repair_number(self, key: str, parent: str, row_attempt: int) -> int:
+        """Which repair of its root a request is: 0 for the root itself.
+
+        Raises:
+            DiskError: it is none of those that a row can have had by then.
+        """
+        if not parent:
+            return 0
+        assert self.repair_key is not None
+        for n in range(1, row_attempt + 1):
+            if self.repair_key(parent, n) == key:
+                return n
+        raise DiskError(f"request {key} is no repair of {parent}")
+
+    def may_repair(self, key: str, parent: str, row_attempt: int) -> bool:
+        """Whether an answer to this request that does not fit is sent back."""
+        return self.repair is not None and self.repair_number(key, parent, row_attempt) < self.repairs
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -274,6 +275,63 @@ def test_20_an_invalid_answer_is_repaired_in_a_request_of_its_own(bench: Workben
     repair = list(bench.server.made.values())[1].requests[0]
     assert "zebra" in json.dumps(repair["body"]["messages"])
     assert bench.server.times_answered() == {1}, "a repair has a key of its own"
+
+
+@pytest.mark.parametrize(("repair", "attempts", "rounds"), [("true", 3, 2), ("2", 3, 3), ("2", 2, 2), ("0", 3, 1)])
+def test_20_an_answer_is_repaired_as_often_as_the_config_says(
+    bench: Workbench, repair: str, attempts: int, rounds: int
+) -> None:
+    bench.server.row = lambda r: answered(r, '{"label": "zebra"}')
+    outcome = bench.run(f"retry.repair={repair}", f"retry.attempts={attempts}")
+    assert (outcome.exit_code, bench.states(), bench.server.creates) == (3, {"invalid": 3}, rounds)
+    assert bench.server.times_answered() == {1}
+
+
+@pytest.mark.parametrize(("now", "rounds"), [((), 2), (("retry.repair=2",), 3), (("retry.repair=false",), 1)])
+def test_20_the_command_that_resumes_a_plan_says_how_often_answers_are_repaired(
+    bench: Workbench, now: tuple[str, ...], rounds: int
+) -> None:
+    bench.server.row = lambda r: answered(r, '{"label": "zebra"}')
+    bench.run("retry.repair=true", detach=True)
+    assert (bench.run("retry.repair=true", *now).exit_code, bench.server.creates) == (3, rounds)
+    assert len(bench.plans) == 1
+
+
+@pytest.mark.parametrize("resume", [lambda bench: bench.run("retry.repair=true"), lambda bench: bench.watch()])
+def test_20_a_plan_made_when_true_meant_as_often_as_attempts_allow_is_finished_so(
+    bench: Workbench, resume: Callable[[Workbench], Any]
+) -> None:
+    bench.server.row = lambda r: answered(r, '{"label": "zebra"}')
+    bench.run("retry.repair=true", detach=True)
+    path = bench.plans[0] / "plan.json"
+    document = json.loads(path.read_text())
+    for run in document["runs"]:
+        del run["repairs_once"]
+    path.write_text(json.dumps(document))
+    resume(bench)
+    assert bench.server.creates == 3
+
+
+def test_20_a_retry_and_a_repair_of_one_round_share_a_batch(bench: Workbench) -> None:
+    """Row 0 fails once and then does not fit; row 1 does not fit, and its repair fails once; row 2 never fits."""
+    asked: dict[int, int] = {}
+
+    def row(request: dict[str, Any]) -> Any:
+        which = number({"body": {"messages": request["body"]["messages"][:1]}})
+        asked[which] = asked.get(which, 0) + 1
+        if (which, asked[which]) in ((0, 1), (1, 2)):
+            return failed(request, "server_error")
+        if which < 2 and asked[which] == 3:
+            return answered(request, GOOD)
+        return answered(request, '{"label": "zebra"}')
+
+    bench.server.row = row
+    outcome = bench.run("retry.repair=true")
+    assert (outcome.exit_code, bench.states()) == (3, {"ok": 2, "invalid": 1})
+    assert [len(made.requests) for made in bench.server.made.values()] == [3, 3, 2]
+    assert asked == {0: 3, 1: 3, 2: 2}
+    tries = bench.records()
+    assert [tries[f"r{i}"]["attempts"] for i in range(3)] == [3, 3, 2]
 
 
 def test_21_an_unknown_status_is_not_the_end(bench: Workbench) -> None:

@@ -189,6 +189,44 @@ def test_answers_depend_on_the_request_only_and_vary_over_the_labels() -> None:
     assert max(counts.values()) < 150  # 100 expected; 5 standard deviations are 47
 
 
+WORDED = {
+    "type": "object",
+    "properties": {"label": {"enum": ["a", "b"]}, "n": {"type": "integer"}},
+    "required": ["label", "n"],
+}
+
+
+@pytest.mark.parametrize("mode", [{}, {"response_format": {"type": "json_object"}}])
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_a_schema_that_the_system_message_names_is_met(role: str, mode: dict[str, Any]) -> None:
+    said = "Be brief.\n\nThe JSON must fit this JSON Schema:\n" + orjson.dumps(WORDED).decode() + "\nNo {other} text."
+    messages = [{"role": role, "content": said}, {"role": "user", "content": 'JSON Schema: {"type": "integer"}'}]
+    answer = SimulatedEngine().answer("/v1/chat/completions", {"model": "m", "messages": messages, **mode})
+    jsonschema.validate(orjson.loads(orjson.loads(answer.body)["choices"][0]["message"]["content"]), WORDED)
+    request = {"model": "m", "instructions": said, "input": "hi"}
+    told = orjson.loads(SimulatedEngine().answer("/v1/responses", request).body)["output"][-1]["content"][0]["text"]
+    jsonschema.validate(orjson.loads(told), WORDED)
+
+
+@pytest.mark.parametrize(
+    ("said", "mode", "met"),
+    [
+        ('Explain this JSON Schema: {"type": "integer"}', {}, False),
+        ('Answer by this JSON schema: {"type": "object", "required": ["a"]}', {"type": "json_object"}, True),
+        ('A JSON Schema: {"type": "nonsense"}', {"type": "json_object"}, False),
+        ('JSON Schema {"a": ' * 2_000, {"type": "json_object"}, False),
+    ],
+)
+def test_what_a_row_says_of_schemas_counts_in_json_mode_only_and_never_fails(
+    said: str, mode: dict[str, Any], met: bool
+) -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": said}]}
+    answer = SimulatedEngine().answer("/v1/chat/completions", body | ({"response_format": mode} if mode else {}))
+    assert answer.status == 200
+    text = orjson.loads(answer.body)["choices"][0]["message"]["content"]
+    assert ("a" in orjson.loads(text)) is met if mode else text.startswith("Simulated answer")
+
+
 def test_simulated_answers_are_marked(lab: Lab) -> None:
     client = lab.start()
     chat = client.chat.completions.create(model="gpt-5-mini", messages=[{"role": "user", "content": "hi"}], n=2)

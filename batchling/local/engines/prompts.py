@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -132,6 +134,43 @@ def output_schema(body: dict[str, Any]) -> Any:
     text = body.get("text")
     if isinstance(text, dict) and isinstance(text.get("format"), dict) and text["format"].get("type") == "json_schema":
         return text["format"].get("schema")
+    return None
+
+
+def schema_in_words(body: dict[str, Any]) -> dict[str, Any] | None:
+    """The JSON schema that a message names: what a request says for models that take no schema in a field of its own.
+
+    It is the JSON object that follows the words "JSON Schema", in the last system message that has one. In JSON mode, which
+    wants to be explained, user messages are read too. None where nothing is found that reads as a schema.
+    """
+    asked = ("system", "developer", "user") if wants_json_object(body) else ("system", "developer")
+    found: dict[str, dict[str, Any]] = {}
+    for item in _items(body):
+        if isinstance(item, dict) and item.get("role") in asked:
+            for text in _content_texts(item.get("content")):
+                if (schema := _named_schema(text)) is not None:
+                    found["user" if item["role"] == "user" else "system"] = schema
+    if isinstance(instructions := body.get("instructions"), str) and "system" not in found:
+        if (schema := _named_schema(instructions)) is not None:
+            found["system"] = schema
+    return found.get("system") or found.get("user")
+
+
+_NAMED = re.compile(r"json[ _-]?schema[^{}\[\]]{0,200}(?=\{)", re.IGNORECASE)
+_TRIES = 8
+"""Places of a text that are tried, the last ones: texts come from strangers."""
+
+_SCHEMA_KEYWORDS = frozenset({"type", "properties", "enum", "const", "$ref", "anyOf", "oneOf", "allOf", "items"})
+
+
+def _named_schema(text: str) -> dict[str, Any] | None:
+    for match in list(_NAMED.finditer(text))[: -_TRIES - 1 : -1]:
+        try:
+            value, _ = json.JSONDecoder().raw_decode(text, match.end())
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(value, dict) and not _SCHEMA_KEYWORDS.isdisjoint(value):
+            return value
     return None
 
 

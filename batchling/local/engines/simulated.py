@@ -1,8 +1,8 @@
 """The `simulated` engine: answers that look right and mean nothing, without a model and without a key.
 
-An answer satisfies the request's JSON schema and depends on nothing but the request's body, so a
-run can be repeated anywhere. Every answer is marked: ids begin with `…sim-`, chat completions carry
-`system_fingerprint: "simulated"`, responses carry `metadata.engine: "simulated"`.
+An answer satisfies the request's JSON schema, sent in a field of its own or written in a system message, and depends on nothing
+but the request's body, so a run can be repeated anywhere. Every answer is marked: ids begin with `…sim-`, chat completions
+carry `system_fingerprint: "simulated"`, responses carry `metadata.engine: "simulated"`.
 """
 
 from __future__ import annotations
@@ -60,6 +60,12 @@ def _text(body: dict[str, Any], draws: Draws) -> str:
                 param="text.format.schema" if "text" in body else "response_format",
                 code="invalid_json_schema",
             ) from None
+    schema = prompts.schema_in_words(body)
+    if schema is not None:
+        try:
+            return dump(sample(schema, draws)).decode()
+        except CannotSample:
+            pass  # no model refuses a sentence of its prompt
     if prompts.wants_json_object(body):
         return dump({"simulated": True, "answer": draws.sentence()}).decode()
     return f"Simulated answer: {draws.sentence()}"
