@@ -150,9 +150,9 @@ def schema_in_words(body: dict[str, Any]) -> dict[str, Any] | None:
             for text in _content_texts(item.get("content")):
                 if (schema := _named_schema(text)) is not None:
                     found["user" if item["role"] == "user" else "system"] = schema
-    if isinstance(instructions := body.get("instructions"), str) and "system" not in found:
-        if (schema := _named_schema(instructions)) is not None:
-            found["system"] = schema
+    instructions = body.get("instructions")
+    if "system" not in found and isinstance(instructions, str) and (schema := _named_schema(instructions)) is not None:
+        return schema
     return found.get("system") or found.get("user")
 
 
