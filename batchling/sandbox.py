@@ -13,15 +13,20 @@ Jinja was made for web pages and Python objects. Four of its habits have no plac
   earlier filter was applied.
 
 It runs without what would make two renderings differ (`random`, `lipsum`), and row values cannot be changed.
+
+What a template does to a row is counted, in steps and characters, and ends at a fixed number: `'x' * 10**9` or three loops over
+`range(99999)` are an error of the row. A count, unlike a clock, says the same on a slow machine.
 """
 
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from decimal import Decimal
 from functools import wraps
-from types import ModuleType
+from types import MethodType, ModuleType
 from typing import Any
 
 from jinja2 import StrictUndefined, TemplateError, Undefined, meta, nodes
@@ -54,8 +59,52 @@ _TEXT_FILTERS = (
     "wordcount",
     "wordwrap",
 )
+_SEQUENCES = (str, list, tuple, bytes)
+_SIZED = (*_SEQUENCES, dict, range)
+_COLLECTIONS = (list, tuple, dict)
+_WITH_METHODS = (str, bytes, int)
+_AS_TEXT = (str, Undefined)
 _RESERVED = "self"  # Jinja's own name for the template; a column may be called so
 _DEEPEST = 200
+
+WORK = 30_000_000
+"""What a template may do for one row: characters and list items that it makes, `_STEP` for each turn of a loop and each call."""
+
+_STEP = 50
+_AT_COMPILE = 1000  # of one constant: what is longer is left to the rows
+_BITS = 100_000  # of a whole number that `*` or `**` makes
+
+
+class _Meter:
+    """What is left of the work for the row that is rendered now."""
+
+    def __init__(self) -> None:
+        self.left = WORK
+
+    def charge(self, amount: int) -> None:
+        self.left -= max(0, amount)
+        if self.left < 0:
+            raise RenderError(
+                f"the template does too much for one row: more than {WORK:,} characters, list items and steps of loops"
+            )
+
+
+_NOW: ContextVar[_Meter] = ContextVar("_NOW")
+
+
+def _charge(amount: int) -> None:
+    meter = _NOW.get(None)
+    if meter is not None:  # None: while a template is compiled, and constants in it are computed
+        meter.charge(amount)
+    elif amount > _AT_COMPILE:
+        raise RenderError("too long for a constant")  # Jinja leaves it to the row
+
+
+def _made(value: Any) -> Any:
+    """The value, after what it takes was counted."""
+    if isinstance(value, _SEQUENCES):
+        _charge(len(value))
+    return value
 
 
 def compile_template(
@@ -84,11 +133,14 @@ def compile_template(
                 hint = "set it with {% set %} or fix the name"
                 raise unknown_column(name, columns, f"jinja variable `{name}`", where, hint)
         template = env.from_string(text)
+    except (RecursionError, MemoryError, SyntaxError, OverflowError) as error:
+        raise PromptError("jinja: the template is nested too deeply to be compiled", where=where) from error
     except TemplateError as error:
         line = getattr(error, "lineno", None)
         raise PromptError(f"jinja: {error}", where=f"{where}, line {line}" if line else where) from error
 
     def render(row: Mapping[str, Any]) -> str:
+        _NOW.set(_Meter())
         try:
             return template.render({name: row[column] for name, column in names.items()})
         except RenderError as error:
@@ -118,7 +170,7 @@ def _place(error: Exception, where: str) -> str:
 class _Environment(ImmutableSandboxedEnvironment):
     """The sandbox, with lookups that find data and filters that write it."""
 
-    intercepted_binops = frozenset({"%"})
+    intercepted_binops = frozenset({"%", "*", "**", "+"})
 
     def __init__(self, columns: Sequence[str]):
         super().__init__(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True, finalize=_text)
@@ -140,7 +192,10 @@ class _Environment(ImmutableSandboxedEnvironment):
             "tojson": _json,
             "urlencode": _of_scalar(self.filters["urlencode"]),
             "xmlattr": _attributes,
+            "round": _rounded(self.filters["round"]),
+            "sum": _summed,
         }
+        self.filters = {name: _metered(filter_, name) for name, filter_ in self.filters.items()}
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree: nodes.Template = _Rewriter(self._columns).visit(super()._parse(source, name, filename))
@@ -174,13 +229,74 @@ class _Environment(ImmutableSandboxedEnvironment):
         return super().getattr(obj, attribute)
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
+        if type(obj) is MethodType and obj.__self__ is self:
+            return obj(*args)  # one of those that the rewriter put there
         if not callable(obj):
             raise RenderError(f"{_kind(obj)} is called like a function, but is data")
+        _charge(_STEP)
+        of = getattr(obj, "__self__", None)
+        if isinstance(of, _WITH_METHODS):
+            args = self._foreseen(of, str(getattr(obj, "__name__", "")), args, kwargs)
+            return _made(super().call(context, obj, *args, **kwargs))
         return super().call(context, obj, *args, **kwargs)
 
+    def _foreseen(
+        self, of: str | bytes | int, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[Any, ...]:
+        """Counts what a method of a text or number is going to make, before it does; its arguments."""
+        if isinstance(of, int):
+            _charge(sum(n for n in (*args, *kwargs.values()) if isinstance(n, int)))
+            return args
+        _charge(len(of))
+        if name in ("center", "ljust", "rjust", "zfill"):
+            _charge(max((n for n in args if isinstance(n, int)), default=0))
+        elif name == "expandtabs":
+            sizes = [n for n in (*args, *kwargs.values()) if isinstance(n, int)]
+            _charge(len(of) * max(8, *sizes, 0))
+        elif name == "replace" and len(args) >= 2 and isinstance(args[0], type(of)):
+            _charge(of.count(args[0]) * len(args[1]))  # type: ignore[arg-type]
+        elif name == "join" and args:
+            items = list(args[0])
+            for item in items:
+                _charge(len(of) + len(item))
+            return (items, *args[1:])
+        elif name == "translate" and args and isinstance(args[0], Mapping):
+            _charge(len(of) * max((len(v) for v in args[0].values() if isinstance(v, str)), default=1))
+        return args
+
+    def steps(self, iterable: Any, cost: int) -> Any:
+        """What a loop goes over, after its turns were counted; of an iterator each as it comes."""
+        if isinstance(iterable, Undefined):
+            return iterable
+        if isinstance(iterable, _SIZED):
+            _charge(len(iterable) * cost)
+            return iterable
+        return self._counted(iterable, cost)
+
+    def _counted(self, iterable: Iterable[Any], cost: int) -> Iterator[Any]:
+        for item in iterable:
+            _charge(cost)
+            yield item
+
+    def step(self, cost: int) -> str:
+        """One turn of a recursive loop, or one call of a macro."""
+        _charge(cost)
+        return ""
+
+    def together(self, *parts: Any) -> str:
+        """`a ~ b ~ c`."""
+        return "".join(map(_text, parts))
+
+    def sliced(self, obj: Any, start: Any, stop: Any, step: Any) -> Any:
+        """`obj[start:stop:step]`."""
+        if isinstance(obj, _SEQUENCES):
+            _charge(len(range(*slice(start, stop, step).indices(len(obj)))))
+        return obj[start:stop:step]
+
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        if isinstance(left, str):
+        if operator == "%" and isinstance(left, str):
             return _percent(left, right)
+        _foresee(operator, left, right)
         return super().call_binop(context, operator, left, right)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
@@ -192,7 +308,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             if by_mapping:
                 (kwargs,) = args
                 args = ()
-            return str(_Formatter(self).vformat(template, args, kwargs))
+            return str(_made(_Formatter(self).vformat(template, args, kwargs)))
 
         return format
 
@@ -220,18 +336,52 @@ class _Rewriter(NodeTransformer):
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
         self.generic_visit(node)
-        node.nodes = [
-            part
-            if isinstance(part, nodes.Const) and isinstance(part.value, str)
-            else nodes.Filter(part, "string", [], [], None, None, lineno=part.lineno)
-            for part in node.nodes
-        ]
+        return self._own("together", node.nodes, node.lineno)
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
+        self.generic_visit(node)
+        if not isinstance(node.arg, nodes.Slice):
+            return node
+        nothing = nodes.Const(None, lineno=node.lineno)
+        parts = [part or nothing for part in (node.arg.start, node.arg.stop, node.arg.step)]
+        return self._own("sliced", [node.node, *parts], node.lineno)
+
+    def visit_For(self, node: nodes.For) -> nodes.Node:
+        cost = nodes.Const(_STEP + _written_in(node.body), lineno=node.lineno)
+        self.generic_visit(node)
+        if node.recursive:  # `loop(children)` goes over what is not seen here
+            node.body.insert(0, nodes.ExprStmt(self._own("step", [cost], node.lineno), lineno=node.lineno))
+        node.iter = self._own("steps", [node.iter, cost], node.lineno)
         return node
+
+    def visit_Macro(self, node: nodes.Macro) -> nodes.Node:
+        return self._called(node)
+
+    def visit_CallBlock(self, node: nodes.CallBlock) -> nodes.Node:
+        return self._called(node)
+
+    def _called(self, node: nodes.Macro | nodes.CallBlock) -> nodes.Node:
+        cost = nodes.Const(_STEP + _written_in(node.body), lineno=node.lineno)
+        self.generic_visit(node)
+        node.body.insert(0, nodes.ExprStmt(self._own("step", [cost], node.lineno), lineno=node.lineno))
+        return node
+
+    @staticmethod
+    def _own(method: str, args: Sequence[nodes.Node], lineno: int) -> nodes.Call:
+        """A call of a method of the environment."""
+        return nodes.Call(nodes.EnvironmentAttribute(method, lineno=lineno), list(args), [], None, None, lineno=lineno)
 
     def visit_Name(self, node: nodes.Name) -> nodes.Node:
         if node.name == _RESERVED and node.name in self._columns:
             node.name = f"_column_{node.name}"
         return node
+
+
+def _written_in(body: Iterable[nodes.Node]) -> int:
+    """Characters of the template itself in a body: each turn writes them."""
+    return sum(len(data.data) for node in body for data in node.find_all(nodes.TemplateData)) + sum(
+        len(node.data) for node in body if isinstance(node, nodes.TemplateData)
+    )
 
 
 class _Formatter(SandboxedFormatter):
@@ -241,6 +391,7 @@ class _Formatter(SandboxedFormatter):
         return super().convert_field(value, conversion) if isinstance(value, str) else _spelled(value)
 
     def format_field(self, value: Any, format_spec: str) -> Any:
+        _charge(_widths(format_spec))
         return super().format_field(_spelled(value), format_spec)
 
 
@@ -250,7 +401,93 @@ def _text(value: Any) -> str:
     Raises:
         RenderError: it is code, or cannot be written.
     """
-    return str(value) if isinstance(value, str | Undefined) else value_text(_data(value))
+    text = str(value) if isinstance(value, _AS_TEXT) else value_text(_data(value))
+    _charge(len(text))
+    return text
+
+
+def _foresee(operator: str, left: Any, right: Any) -> None:
+    """Counts what `*`, `**` or `+` is going to make, before it does."""
+    if operator == "+":
+        if isinstance(left, _SEQUENCES) and isinstance(right, _SEQUENCES):
+            _charge(len(left) + len(right))
+    elif operator == "*":
+        if isinstance(left, _SEQUENCES) and isinstance(right, int):
+            _charge(len(left) * max(0, right))
+        elif isinstance(right, _SEQUENCES) and isinstance(left, int):
+            _charge(len(right) * max(0, left))
+        elif isinstance(left, int) and isinstance(right, int):
+            _check_bits(left.bit_length() + right.bit_length())
+    elif operator == "**" and isinstance(left, int) and isinstance(right, int):
+        _check_bits(left.bit_length() * max(0, right))
+
+
+def _check_bits(bits: int) -> None:
+    if bits > _BITS:
+        raise RenderError(f"the template makes a number of more than {_BITS // 3:,} digits")
+
+
+def _widths(spec: str) -> int:
+    """The characters that the widths and precisions in a format may ask for, all together."""
+    return sum(int(digits[:12]) for digits in re.findall(r"\d+", spec))
+
+
+def _metered(filter_: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """A filter that counts what it is given and what it makes."""
+    place = 1 if getattr(filter_, "jinja_pass_arg", None) is not None else 0
+
+    @wraps(filter_)
+    def filtered(*args: Any, **kwargs: Any) -> Any:
+        value = args[place] if len(args) > place else None
+        _charge(_STEP + (len(value) if isinstance(value, _SIZED) else 0))
+        if name in _EXPANDING:
+            _expand(name, _text(value) if name in _TEXT_FILTERS else "", [*args[place + 1 :], *kwargs.values()])
+        return _made(filter_(*args, **kwargs))
+
+    return filtered
+
+
+_EXPANDING = frozenset({"batch", "center", "indent", "replace", "slice", "urlize", "wordwrap"})
+"""Filters whose result is as long as a number among their arguments says, or repeats one of their texts."""
+
+
+def _expand(name: str, text: str, given: Sequence[Any]) -> None:
+    """Counts what such a filter is going to make, before it does."""
+    number = max((n for n in given if isinstance(n, int)), default=0)
+    longest = max((len(t) for t in given if isinstance(t, str)), default=0)
+    if name in ("batch", "slice", "center"):
+        _charge(number)
+    elif name == "indent":
+        _charge((text.count("\n") + 1) * max(number, longest))
+    elif name == "replace":
+        old, new = (*map(_text, given[:2]), "", "")[:2]
+        _charge((text.count(old)) * len(new))
+    else:  # a text for each link, or for each line
+        _charge(len(text) * longest)
+
+
+def _rounded(filter_: Callable[..., Any]) -> Callable[..., Any]:
+    """`round` without numbers of a billion digits on the way."""
+
+    @wraps(filter_)
+    def rounded(value: Any, precision: int = 0, method: str = "common") -> Any:
+        if abs(precision) > 400:
+            raise RenderError("`round` takes a precision of 400 at most")
+        return filter_(value, precision, method)
+
+    return rounded
+
+
+@pass_eval_context
+def _summed(context: EvalContext, iterable: Iterable[Any], attribute: str | int | None = None, start: Any = 0) -> Any:
+    """`sum`, which also joins lists."""
+    if attribute is not None:
+        iterable = map(make_attrgetter(context.environment, attribute), iterable)
+    total = start
+    for item in iterable:
+        _charge(_STEP)
+        total = _made(total + item)
+    return total
 
 
 def _spelled(value: Any) -> Any:
@@ -266,6 +503,8 @@ def _data(value: Any, depth: int = 0) -> Any:
         RenderError: there is code in it.
     """
     if isinstance(value, _SCALARS):
+        if isinstance(value, str):
+            _charge(len(value))
         return value
     if isinstance(value, Undefined):
         return str(value)  # raises
@@ -273,6 +512,8 @@ def _data(value: Any, depth: int = 0) -> Any:
         raise RenderError(f"{_kind(value)} is code, not data: it has no text")
     if depth > _DEEPEST:
         raise RenderError("the value is nested too deeply")
+    if isinstance(value, _COLLECTIONS):
+        _charge(_STEP * (2 + len(value)))  # also where a list holds one list many times: it is written each time
     if isinstance(value, Mapping):
         items = {name: _data(item, depth + 1) for name, item in value.items()}
         return value if all(items[name] is item for name, item in value.items()) else items
@@ -306,6 +547,10 @@ def _json(
     sort_keys: bool = False,
 ) -> str:
     """JSON as a person writes it: in the order that is there, every character as itself."""
+    if indent is not None and (not isinstance(indent, int) or indent > 100):
+        raise RenderError("JSON is indented by a number of blanks, 100 at most")
+    if separators is not None and sum(map(len, separators)) > 100:
+        raise RenderError("JSON's separators are a few characters")
     value = _data(value)
     if isinstance(value, Decimal):
         return value_text(value)
@@ -318,6 +563,10 @@ def _json(
 
 def _percent(template: str, values: Any) -> str:
     """`template % values`."""
+    _charge(_widths(template))
+    if "*" in template:
+        given = values if isinstance(values, tuple) else (values,)
+        _charge(sum(abs(n) for n in given if isinstance(n, int)))
     if isinstance(values, tuple):
         return str(template) % tuple(map(_spelled, values))
     if isinstance(values, Mapping) and "%(" in template:
