@@ -1,5 +1,7 @@
 """Lanes: what takes minutes runs with `--long`, what needs other people's servers with `--thirdparty`.
 
+A folder, or everything, runs in four processes; files that are named run in this one, which starts at once. `-n` decides otherwise.
+
 The fault schedules of the simulation: `--schedules N` plays more of them, `--seed WORLD:NUMBER` only that one.
 """
 
@@ -14,9 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 SUMMARY = pytest.StashKey[list[str]]()
 """Lines that the fault schedules want printed at the end."""
+
+PROCESSES = 4
+"""More than two cores, because many tests wait for a process or a server of theirs."""
+
+settings.register_profile("quick", max_examples=20)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,6 +38,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--thirdparty", action="store_true", help="run the round trips against installed third-party servers"
     )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Comes before the hook of pytest-xdist that reads the number of processes."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return  # one of the processes: it starts no others
+    option = config.option
+    unsaid = hasattr(option, "numprocesses") and option.numprocesses is None and not option.tx
+    if unsaid and not option.usepdb and any(Path(arg.partition("::")[0]).is_dir() for arg in config.args):
+        option.numprocesses = PROCESSES
+        option.dist = "loadfile" if option.dist == "no" else option.dist
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import jsonschema
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -344,7 +344,6 @@ def values_of(node: dict[str, Any]) -> st.SearchStrategy[Any]:
 
 
 @given(st.data(), st.dictionaries(names, fields, min_size=1, max_size=4), st.sets(names))
-@settings(max_examples=150)
 def test_whatever_strict_mode_can_produce_is_valid_by_the_persons_schema(
     data: Any, inline: dict[str, Any], optional: set[str]
 ) -> None:
