@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from batchling import limits
 from batchling.disk import make_folders, open_lock, open_private
 from batchling.errors import ConfigError
 from batchling.trust import Origin
@@ -93,7 +94,7 @@ class Consent:
                 next_command=f"look at it, then: chmod 600 {self.path}   (or delete it)",
             )
         try:
-            document = json.loads(content)
+            document = limits.loads_tolerantly(content)
             entries = document["pairs"]
             for entry in entries:
                 if not isinstance(entry["variable"], str):

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
-from batchling import duck
+from batchling import duck, limits
 from batchling.catalog import plan_files
 from batchling.catalog.plan_files import PlanFiles
 from batchling.catalog.references import Reference
@@ -183,7 +183,11 @@ def _jsonl(con: duckdb.DuckDBPyConnection, skip: int) -> Iterator[tuple[bytes, i
 def _line(text: str) -> bytes:
     """One line of strict JSON. DuckDB writes NaN and Infinity, and leaves line separators that break other readers."""
     if "NaN" in text or "Infinity" in text:
-        text = json.dumps(json.loads(text, parse_constant=lambda _: None), ensure_ascii=False, separators=(",", ":"))
+        text = json.dumps(
+            limits.loads_tolerantly(text, depth=limits.OWN_DEPTH, parse_constant=lambda _: None),
+            ensure_ascii=False,
+            separators=(",", ":"),
+        )
     for character in ("\u2028", "\u2029", "\u0085"):
         if character in text:
             text = text.replace(character, f"\\u{ord(character):04x}")

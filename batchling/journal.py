@@ -19,6 +19,7 @@ from typing import Any
 
 import orjson
 
+from batchling import limits
 from batchling.disk import Disk, Writer
 from batchling.errors import DiskError, DiskFullError, JournalError
 
@@ -61,7 +62,7 @@ def decode(line: bytes) -> Event | None:
     rest = line[_HEAD:]
     with suppress(ValueError):
         if int(line[8:16], 16) == zlib.crc32(rest):
-            event = orjson.loads(b"{" + rest)
+            event = limits.loads(b"{" + rest)
             if isinstance(event, dict):
                 return event
     return None

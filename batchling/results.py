@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from decimal import Decimal
 from functools import cached_property
@@ -10,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from batchling import limits
 from batchling.errors import UsageError
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class Results:
             result = con.execute(sql)
             while chunk := result.fetchmany(_AT_ONCE):
                 for text, cost in chunk:
-                    record: dict[str, Any] = json.loads(text)
+                    record: dict[str, Any] = limits.loads_tolerantly(text, depth=limits.OWN_DEPTH)
                     record["cost_usd"] = cost if cost is None else Decimal(cost)
                     yield record
 

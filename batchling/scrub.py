@@ -16,6 +16,8 @@ from urllib.parse import quote
 
 import orjson
 
+from batchling import limits
+
 BLOT = "***"
 
 SHORTEST = 6
@@ -106,7 +108,7 @@ class Scrubber:
         if b"\\u00" not in data or not self._secrets:  # any character may be escaped in JSON
             return False
         try:
-            document = orjson.loads(data)
+            document = limits.loads(data)
         except ValueError:
             return False
         return orjson.dumps(self._within(document)) != orjson.dumps(document)
@@ -114,7 +116,7 @@ class Scrubber:
     def line(self, data: bytes) -> bytes:
         """A JSON line with the secrets blotted out; anything else with their bytes replaced."""
         try:
-            document = orjson.loads(data)
+            document = limits.loads(data)
         except ValueError:
             for form in self._bytes:
                 data = data.replace(form, BLOT.encode())

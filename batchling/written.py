@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import orjson
+from batchling import limits
 
 _INEXACT = re.compile(r"\d[.eE]|-0|\d{16}")
 """What JSON text contains when a number in it may print differently from what was written."""
@@ -75,8 +75,14 @@ def loads(text: str, shape: Shape = None) -> Any:
     Args:
         text: valid JSON.
         shape: which keys objects have in other rows.
+
+    Raises:
+        BeyondLimit: the text is nested too deeply.
     """
-    value = json.loads(text, parse_float=_float, parse_int=_int) if _INEXACT.search(text) else orjson.loads(text)
+    if _INEXACT.search(text):
+        value = limits.loads_tolerantly(text, parse_float=_float, parse_int=_int)
+    else:
+        value = limits.loads(text)
     return _shaped(value, shape)
 
 

@@ -11,9 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import orjson
-
-from batchling import catalog, config, cost
+from batchling import catalog, config, cost, limits
 from batchling.api.execution import Allowance, advance, advance_all, opened, outcome
 from batchling.api.kits import encoders, encoders_with_keys, names_shipped
 from batchling.api.outcome import LaneReport, Outcome, PlanReport, PlanStatus, Shown
@@ -180,7 +178,7 @@ def plan_specs(
         max_usd=worst_usd(totals),
         budget_usd=made.budget,
         simulated=made.simulated,
-        shown=tuple(Shown(row, key, orjson.loads(body)) for row, key, body in totals.shown),
+        shown=tuple(Shown(row, key, limits.own(body)) for row, key, body in totals.shown),
         same=same[0].plan_id if same else None,
         same_state=state_name(same[1]) if same else None,
         notes=(*remarks, *_unconfirmed(made, gate or Gate()), *_doubts(known, totals)),

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-
+from batchling import limits
 from batchling.confined import MEMORY_MB
 from batchling.errors import CatalogError
 
@@ -147,7 +146,7 @@ def load(plan_dir: Path) -> PlanFiles:
     """
     path = plan_dir / "plan.json"
     try:
-        document = orjson.loads(path.read_bytes())
+        document = limits.own(path.read_bytes())
     except OSError as error:
         raise CatalogError(f"the plan cannot be read: {error.strerror}", where=str(path)) from error
     except ValueError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import orjson
 
+from batchling import limits
 from batchling.disk import make_folders
 
 
@@ -48,12 +49,12 @@ def mend(paths: Sequence[Path], folder: Path) -> Mended:
 
 def _line(line: bytes) -> bytes | None:
     try:
-        value = orjson.loads(line)
+        value = limits.own(line)
     except ValueError:
         try:
-            value = json.loads(line.decode("utf-8", "replace"), parse_constant=lambda _: None)
+            value = limits.loads_tolerantly(line.decode("utf-8", "replace"), parse_constant=lambda _: None)
             text = json.dumps(value, ensure_ascii=False)
-            value = orjson.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
-        except (ValueError, RecursionError):
+            value = limits.own(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        except ValueError:
             return None
     return orjson.dumps(value) if isinstance(value, dict) else None

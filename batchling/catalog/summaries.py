@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 
+from batchling import limits
 from batchling.catalog.plan_files import PlanFiles, plan_folders, size_of
 from batchling.catalog.rows import Metric, PlanSummary, Refreshed, RunSummary
 from batchling.disk import create_private
@@ -78,7 +79,7 @@ def write(files: PlanFiles, plan: Mapping[str, Any], refreshed: Refreshed) -> No
 def read(plan_dir: Path) -> Summary | None:
     """The plan's summary; None when there is none (not refreshed yet, or by another version)."""
     try:
-        document = orjson.loads((plan_dir / FILE).read_bytes())
+        document = limits.own((plan_dir / FILE).read_bytes())
         if document["version"] != VERSION:
             return None
         plan = document["plan"]

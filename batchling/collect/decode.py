@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import math
 import re
 from array import array
@@ -23,6 +22,7 @@ from typing import Any
 
 import orjson
 
+from batchling import limits
 from batchling.collect.refusal import account_refusal, definitely_invalid, definitely_passing, wrapped_status
 from batchling.models import Outcome, Response, Usage
 
@@ -87,7 +87,9 @@ def decode(line: bytes) -> Response | Garbage:
         line: the raw bytes, without the line feed.
     """
     try:
-        data = orjson.loads(line)
+        data = limits.loads(line)
+    except limits.BeyondLimit as error:
+        return _unreadable(line, str(error))
     except ValueError as error:
         return _decode_damaged(line, str(error))
     try:
@@ -97,17 +99,15 @@ def decode(line: bytes) -> Response | Garbage:
 
 
 def whole(value: Any) -> int | None:
-    """A count as an integer: providers write integers, floats, texts and nulls. None for anything else."""
-    if type(value) is int:
-        return value
+    """A count as an integer: providers write integers, floats, texts and nulls. None for anything else, and beyond 2⁵³."""
     if isinstance(value, float):
-        return int(value) if math.isfinite(value) else None
-    if isinstance(value, str) and len(value) < 20:
+        value = int(value) if math.isfinite(value) else None
+    elif isinstance(value, str) and len(value) < 20:
         try:
-            return int(value)
+            value = int(value)
         except ValueError:
             return None
-    return None
+    return value if type(value) is int and -_MAX_COUNT < value < _MAX_COUNT else None
 
 
 def usage_of(data: Any) -> Usage:
@@ -213,7 +213,7 @@ def _decode_object(data: Any) -> Response | Garbage:
 def _parsed(text: str) -> Any:
     """A body that came as JSON text; the text itself when it is not JSON."""
     try:
-        return orjson.loads(text)
+        return limits.loads(text)
     except ValueError:
         return text
 
@@ -519,8 +519,10 @@ def _decode_damaged(line: bytes, reason: str) -> Response | Garbage:
     """
     try:
         text = line.decode("utf-8-sig", "replace")
-        data = json.loads(text, strict=False, parse_constant=_null)
+        data = limits.loads_tolerantly(text, strict=False, parse_constant=_null)
         response = _decode_object(clean(data))
+    except limits.BeyondLimit as error:
+        return _unreadable(line, str(error))
     except (ValueError, RecursionError):
         return _unreadable(line, reason)
     if isinstance(response, Response) and response.outcome is Outcome.OK and line[:3] != b"\xef\xbb\xbf":

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import orjson
 
+from batchling import limits
 from batchling.collect.decode import NOT_UNDERSTOOD, Garbage, clean, decode
 from batchling.collect.failure import Failure
 from batchling.collect.lines import lines
@@ -293,7 +294,7 @@ class Join:
                 "file": file,
                 "offset": offset,
                 "length": length,
-                **orjson.loads(b"{" + alike.encoded[:-1] + b"}"),
+                **limits.own(b"{" + alike.encoded[:-1] + b"}"),
                 **_rest(row, response, error, reasoning),
             }
             return json.dumps(clean(document), default=str).encode() + b"\n", alike

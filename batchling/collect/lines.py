@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-MAX_LINE_BYTES = 64 << 20
-"""A longer line is cut here. No provider takes or gives a row of this size (Together: 10 MB, xAI: 25 MB)."""
+from batchling.limits import LINE_BYTES
+
+MAX_LINE_BYTES = LINE_BYTES
+"""A longer line is cut here."""
 
 
 def lines(chunks: Iterable[bytes], *, max_bytes: int = MAX_LINE_BYTES) -> Iterator[tuple[int, bytes]]:

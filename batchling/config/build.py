@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from batchling import limits
 from batchling.config import secret
 from batchling.config.files import PREFIX, FileMissing, Sources
 from batchling.config.module import ImportFailed, load_model
@@ -143,9 +144,11 @@ def _folder(origins: Mapping[str, Origin], key: str) -> Path | None:
 def _json_schema(sources: Sources, path: Path) -> tuple[str, dict[str, Any]]:
     name, text = sources.text(path)
     try:
-        schema = json.loads(text)
+        schema = limits.loads_tolerantly(text)
     except json.JSONDecodeError as e:
         raise FileMissing(f"{path}:{e.lineno} is not JSON: {e.msg}") from e
+    except ValueError as e:
+        raise FileMissing(f"{path} is not a JSON Schema: {e}") from e
     if not isinstance(schema, dict):
         raise FileMissing(f"{path}:1 is not a JSON Schema: expected an object")
     return name, schema

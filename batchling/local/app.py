@@ -10,7 +10,6 @@ from secrets import token_hex
 from typing import Any
 from urllib.parse import urlsplit
 
-import orjson
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -19,6 +18,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from batchling import limits
 from batchling.local import parameters
 from batchling.local.engines import Answer, Engine
 from batchling.local.jsonl import dump
@@ -346,8 +346,10 @@ async def _json_body(request: Request) -> dict[str, Any]:
         if len(data) > MAX_BODY_BYTES:
             raise ApiError(413, f"The body is larger than {MAX_BODY_BYTES:,} bytes.")
     try:
-        values = orjson.loads(data)
-    except orjson.JSONDecodeError:
+        values = limits.loads(data)
+    except limits.BeyondLimit as error:
+        raise ApiError(400, f"The JSON body of your request is {error}.") from None
+    except ValueError:
         raise ApiError(400, "We could not parse the JSON body of your request.") from None
     if not isinstance(values, dict):
         raise ApiError(400, "The body of the request must be a JSON object.")

@@ -23,6 +23,7 @@ from typing import Any
 
 import orjson
 
+from batchling import limits
 from batchling.disk import open_private
 from batchling.local.engines import Answer, Engine
 from batchling.local.engines.usage import usage_of
@@ -186,10 +187,10 @@ class BatchRun:
         with path.open("rb") as handle:
             for raw in handle:
                 try:
-                    line = orjson.loads(raw)
+                    line = limits.own(raw)
                     index = int(line["id"][-8:], 16)
                     error = line["error"]
-                except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+                except (KeyError, TypeError, ValueError):
                     break
                 good += len(raw)
                 if index < self._total:
@@ -286,7 +287,7 @@ class BatchRun:
         with (self.folder / "input.jsonl").open("rb") as handle:
             for index, line in enumerate(read_lines(handle, self.options.max_line_bytes)):
                 if index < self._total and not self._done[index] and line is not None:
-                    request = orjson.loads(line)
+                    request = limits.own(line)
                     yield index, escape_separators(orjson.dumps(request["custom_id"])), request["body"]
 
     def _halt(self) -> str | None:

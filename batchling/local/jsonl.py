@@ -10,6 +10,8 @@ from typing import Any, BinaryIO
 
 import orjson
 
+from batchling import limits
+
 BOM = b"\xef\xbb\xbf"
 
 
@@ -51,12 +53,11 @@ def load_tolerantly(text: bytes) -> Any:
         ValueError: it is not JSON, not UTF-8, or nested too deep.
     """
     try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        try:
-            return json.loads(text)
-        except RecursionError as error:
-            raise ValueError("nested too deep") from error
+        return limits.loads(text)
+    except limits.BeyondLimit:
+        raise
+    except ValueError:
+        return limits.loads_tolerantly(text)
 
 
 def _finite(value: Any) -> Any:

@@ -30,6 +30,7 @@ from typing import Any
 
 import orjson
 
+from batchling import limits
 from batchling.disk import create_private, make_folders, make_private
 from batchling.models import TERMINAL
 
@@ -230,7 +231,7 @@ class Store:
             return None if row is None else self._shown(row[0])
 
     def _shown(self, blob: bytes) -> JsonObject:
-        document: JsonObject = orjson.loads(blob)
+        document: JsonObject = limits.own(blob)
         return {**document, **self._live.get(document["id"], {})}
 
     def list_batches(self, *, after: str | None, limit: int) -> tuple[list[JsonObject], bool] | None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
+from batchling import limits
 from batchling.local.engines import prompts
 from batchling.local.jsonl import BOM
 from batchling.local.options import ServerOptions
@@ -88,8 +87,10 @@ class InputCheck:
 
     def _check(self, line: bytes) -> None:
         try:
-            request = orjson.loads(line)
-        except orjson.JSONDecodeError:
+            request = limits.loads(line)
+        except limits.BeyondLimit as error:
+            return self._fault("invalid_json_line", f"This line is {error}.")
+        except ValueError:
             return self._fault("invalid_json_line", "This line is not parseable as valid JSON.")
         if not isinstance(request, dict):
             return self._fault("invalid_json_line", "This line is not a JSON object.")

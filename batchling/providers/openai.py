@@ -20,8 +20,8 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import openai
-import orjson
 
+from batchling import limits
 from batchling.collect import Garbage, decode, whole
 from batchling.collect.refusal import About, about, definitely_invalid, wrapped_status
 from batchling.errors import CallAmbiguous, CallError, CallNotFound, CallRefused, CallStopped, CallUnavailable
@@ -390,7 +390,7 @@ class OpenAIProvider:
     def _json(self, content: bytes) -> Any:
         """The body's JSON value with the key blotted out; None when it is not JSON."""
         try:
-            return self._scrubber.value(orjson.loads(content))
+            return self._scrubber.value(limits.loads(content))
         except ValueError:
             return None
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import orjson
 
+from batchling import limits
 from batchling.collect import Garbage, lines
 from batchling.disk import Disk, write_file
 from batchling.models import Response
@@ -40,7 +41,7 @@ class Blots:
         self._new = False
         if disk.exists(path):
             for _, line in lines(chunks(disk, path)):
-                document = orjson.loads(line)
+                document = limits.own(line)
                 self._known[document["sha256"]] = document["line"].encode()
 
     @property

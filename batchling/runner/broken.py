@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-
+from batchling import limits
 from batchling.collect import lines
 from batchling.disk import Disk
 from batchling.errors import BatchlingError, DiskError, JournalError
@@ -296,7 +295,7 @@ def _documents(disk: Disk, path: Path) -> Iterator[dict[str, Any]]:
     try:
         for _, line in lines(chunks(disk, path)):
             try:
-                document = orjson.loads(line)
+                document = limits.own(line)
             except ValueError:
                 continue
             if isinstance(document, dict):

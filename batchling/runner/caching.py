@@ -9,7 +9,7 @@ from typing import Protocol
 
 import orjson
 
-from batchling import catalog
+from batchling import catalog, limits
 from batchling.collect import Join, Row, lines
 from batchling.disk import Disk
 from batchling.errors import CatalogDamagedError, UsageError
@@ -150,7 +150,7 @@ def _judged_before(
             if not disk.exists(path):
                 continue
             for _, line in lines(chunks(disk, path)):
-                document = orjson.loads(line)
+                document = limits.own(line)
                 sha = known.get(document.get("schema") or 0)
                 if sha is not None and document["key"] in wanted:
                     for number in (n for n, ours in schemas.items() if ours == sha):

@@ -12,8 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-import orjson
-
+from batchling import limits
 from batchling.collect import lines, why_failed
 from batchling.disk import Disk, Writer
 from batchling.errors import CallError, CallNotFound, CallRefused, CallUnavailable, ProviderError
@@ -257,7 +256,7 @@ def _count_lines(disk: Disk, path: Path) -> tuple[int, bool]:
         count += 1
         last = line
     try:
-        orjson.loads(last or b"null")
+        limits.loads(last or b"null")
     except ValueError:
         return count, True
     return count, False

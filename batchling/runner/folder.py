@@ -9,8 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import orjson
-
+from batchling import limits
 from batchling.disk import Disk
 from batchling.errors import DiskError, JournalError
 
@@ -153,7 +152,7 @@ class PlanFolder:
             JournalError: it is missing, no JSON, of another version, or without what every plan says of itself.
         """
         try:
-            document = orjson.loads(disk.read(self.document))
+            document = limits.own(disk.read(self.document))
         except (DiskError, OSError, ValueError) as error:
             words = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
             raise self._unreadable(f"plan.json {words}") from error

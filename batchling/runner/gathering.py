@@ -7,6 +7,7 @@ from pathlib import Path
 
 import orjson
 
+from batchling import limits
 from batchling.collect import Join, Row, Summary, lines, why_failed
 from batchling.disk import Disk, write_file
 from batchling.errors import DiskError
@@ -194,7 +195,7 @@ def write_lines(disk: Disk, target: Path, produced: Iterable[bytes]) -> None:
 def batch_document(disk: Disk, path: Path) -> Batch:
     """What the provider said of a batch when it had ended."""
     try:
-        document = orjson.loads(disk.read(path))
+        document = limits.own(disk.read(path))
     except ValueError as error:
         raise DiskError(f"unreadable: {error}", where=str(path)) from error
     return Batch(

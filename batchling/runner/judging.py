@@ -11,7 +11,7 @@ from pathlib import Path
 
 import orjson
 
-from batchling import cost
+from batchling import cost, limits
 from batchling.collect import Verdict, lines
 from batchling.collect.decode import clean
 from batchling.collect.join import READER, Judge
@@ -41,7 +41,7 @@ class Kept:
             if not disk.exists(path):
                 continue
             for _, line in lines(chunks(disk, path)):
-                document = orjson.loads(line)
+                document = limits.own(line)
                 place = document["key"], document.get("schema") or 0
                 if place in self._found or schemas.get(place[1]) is None or document["outcome"] != Outcome.OK:
                     continue
@@ -54,7 +54,7 @@ class Kept:
         found = self._found.get((key, schema))
         if found is None or found[0] != _digest(text):
             return None
-        state, output, error, reasoning = orjson.loads(found[1])
+        state, output, error, reasoning = limits.own(found[1])
         return Verdict(RowState(state), output, error, schema, reasoning)
 
 
@@ -101,7 +101,7 @@ def judge_again(
         also: root key → positions of the other schemas.
     """
     for line in produced:
-        document = orjson.loads(line)
+        document = limits.own(line)
         if document["outcome"] != Outcome.OK:
             continue
         text = document["text"] or ""

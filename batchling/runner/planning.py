@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from batchling import catalog, source
+from batchling import catalog, limits, source
 from batchling.clock import Clock
 from batchling.collect import lines
 from batchling.disk import Disk, write_file
@@ -341,7 +341,7 @@ def _add_decoded(disk: Disk, folder: PlanFolder, found: _Found) -> None:
     for name in disk.names(folder.responses):
         if name.endswith(".decoded.jsonl"):
             for _, line in lines(chunks(disk, folder.responses / name)):
-                document = orjson.loads(line)
+                document = limits.own(line)
                 if document["outcome"] in wanted and not catalog.no_answer(
                     document["outcome"],
                     document["status_code"],

@@ -7,8 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
+from batchling import limits
 from batchling.collect import Summary, lines
 from batchling.disk import Disk
 from batchling.ledger import Attempt, Shard
@@ -66,7 +65,7 @@ def said(disk: Disk, folder: PlanFolder, shard: Shard, attempts: Iterable[Attemp
     found: dict[str, Document] = {}
     for attempt in sorted(attempts, key=lambda a: not a.stray):
         for _, line in lines(chunks(disk, folder.decoded(shard.number, attempt.number))):
-            document = orjson.loads(line)
+            document = limits.own(line)
             key = document["key"]
             if key not in found or found[key]["outcome"] not in ANSWERED or document["outcome"] in ANSWERED:
                 found[key] = document

@@ -6,18 +6,13 @@ Nothing here raises anything but `NotJson`.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-import orjson
-
+from batchling import limits
 from batchling.schema import wrapping
 from batchling.schema.nodes import Node, resolve, takes_null
-
-MAX_DEPTH = 100
-"""Levels of lists and objects in an answer. Parsers further on give up between 128 and 1,000."""
 
 INT64 = 2**63
 
@@ -52,19 +47,21 @@ def parse(text: str | bytes) -> Parsed:
     """
     around = None
     try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
+        value = limits.loads(text)
+    except limits.BeyondLimit as error:
+        raise NotJson(str(error)) from error
+    except ValueError as error:
         value, text, around = _unwrapped(text, error)
     names, large = _measure(value, 0)
     if not _each_name_once(text if isinstance(text, bytes) else text.encode(), names):
         try:
-            json.loads(text, object_pairs_hook=_without_duplicates)
+            limits.loads_tolerantly(text, object_pairs_hook=_without_duplicates)
         except NotJson:
             raise
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise NotJson(one_line(f"not JSON: {error}")) from error
     if large:
-        value = json.loads(text, parse_int=_integer, parse_float=_float)
+        value = limits.loads_tolerantly(text, parse_int=_integer, parse_float=_float)
     return Parsed(value, text, large, around)
 
 
@@ -83,7 +80,7 @@ def has_large_integer(value: Any) -> bool:
     return type(value) is int and not -INT64 <= value < INT64
 
 
-def _unwrapped(text: str | bytes, error: orjson.JSONDecodeError) -> tuple[Any, str, str | None]:
+def _unwrapped(text: str | bytes, error: ValueError) -> tuple[Any, str, str | None]:
     """Value, JSON text and surroundings of an answer that is not JSON as it stands."""
     if isinstance(text, bytes):
         try:
@@ -94,8 +91,10 @@ def _unwrapped(text: str | bytes, error: orjson.JSONDecodeError) -> tuple[Any, s
     try:
         for found in wrapping.candidates(text):
             try:
-                return orjson.loads(found.text), found.text, found.around
-            except orjson.JSONDecodeError as again:
+                return limits.loads(found.text), found.text, found.around
+            except limits.BeyondLimit as deep:
+                raise NotJson(str(deep)) from deep
+            except ValueError as again:
                 last = again
     except wrapping.Unclear as unclear:
         raise NotJson(one_line(str(unclear))) from unclear
@@ -113,8 +112,8 @@ def _measure(value: Any, depth: int) -> tuple[int, bool]:
         items = value
     else:
         return 0, type(value) in (int, float) and not -INT64 < value < INT64
-    if depth == MAX_DEPTH:
-        raise NotJson(f"more than {MAX_DEPTH} levels of lists and objects")
+    if depth == limits.JSON_DEPTH:
+        raise NotJson(f"more than {limits.JSON_DEPTH} levels of lists and objects")
     large = False
     for item in items:
         kind = type(item)

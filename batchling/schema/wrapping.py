@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import orjson
+from batchling import limits
 
 _TAG = r"(?:\w+:)?(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|analysis|scratchpad)"
 _OPEN = re.compile(rf"<{_TAG}>|\[THINK\]|◁think▷|<\|begin_of_thought\|>", re.IGNORECASE)
@@ -97,9 +97,9 @@ def _holds_object(prose: str) -> bool:
         tries = 0
         while end >= 0 and tries < 20:
             try:
-                if isinstance(orjson.loads(prose[start : end + 1]), dict):
+                if isinstance(limits.loads(prose[start : end + 1]), dict):
                     return True
-            except orjson.JSONDecodeError:
+            except ValueError:
                 pass
             end, tries = prose.find("}", end + 1), tries + 1
         start = prose.find("{", start + 1)

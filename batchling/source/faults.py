@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import gzip
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from batchling import limits
 from batchling.errors import BatchlingError, DataError, DiskError
 from batchling.source import encodings
 
@@ -152,7 +152,7 @@ def _first_bad_line(path: Path) -> tuple[int, str, str]:
                     continue
                 shown = shorten(raw.decode("utf-8", "replace"))
                 try:
-                    value = json.loads(raw.decode("utf-8"))
+                    value = limits.loads_tolerantly(raw.decode("utf-8"))
                 except UnicodeDecodeError:
                     return number, "encoding", shown
                 except ValueError as error:

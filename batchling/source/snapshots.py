@@ -12,9 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
-from batchling import duck
+from batchling import duck, limits
 from batchling.disk import make_folders, make_private
 from batchling.duck import identifier, literal
 from batchling.errors import DataError, DiskError
@@ -199,12 +197,15 @@ def _exact(
 ) -> tuple[Any, ...]:
     """The row with its JSON read, and with the values that were written otherwise than their types print them."""
     values = list(row[:width])
-    for i in parsed:
-        if values[i] is not None:
-            values[i] = loads(values[i])
-    for i, (at, known) in also.items():
-        if row[at] is not None:
-            values[i] = loads(row[at], known)
+    try:
+        for i in parsed:
+            if values[i] is not None:
+                values[i] = loads(values[i])
+        for i, (at, known) in also.items():
+            if row[at] is not None:
+                values[i] = loads(row[at], known)
+    except limits.BeyondLimit as error:
+        raise DataError(f"a value of this row is {error}", where=f"row {values[1]!r}"[:200]) from None
     return tuple(values)
 
 
@@ -217,7 +218,7 @@ def _texts(con: duckdb.DuckDBPyConnection, sql: str, struct: str) -> list[str]:
 def _renamed(con: duckdb.DuckDBPyConnection, file: str) -> dict[str, str]:
     """Column to key, of the columns that the source calls otherwise."""
     row = con.execute(f"SELECT decode(value) FROM parquet_kv_metadata({file}) WHERE decode(key) = '{_KEYS}'").fetchone()
-    return dict(orjson.loads(row[0])) if row else {}
+    return dict(limits.own(row[0])) if row else {}
 
 
 @contextmanager

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import json
+import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import openai
@@ -265,3 +269,128 @@ def test_a_pause_holds_everybody() -> None:
     assert pace.admit(1) == 5
     clock.time += 5
     assert isinstance(pace.admit(1), Admission)
+
+
+def deep(levels: int) -> bytes:
+    return json.dumps(completion({"model": "m"})).encode()[:-1] + b', "x": ' + b"[" * levels + b"]" * levels + b"}"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        deep(600),
+        deep(100_000),
+        b'{"choices": [{"finish_reason": "stop", "message": {"content": "hi"}}], "x": ' + b"9" * 5_000 + b"}",
+        b"[" * 5_000,
+        b"\xff\xfe\x00",
+    ],
+    ids=["600 levels", "100,000 levels", "5,000 digits", "unclosed", "no UTF-8"],
+)
+def test_an_answer_beyond_the_limits_is_bought_once(lab: Lab, upstream: Upstream, answer: bytes) -> None:
+    upstream.reply = lambda number, body: (200, {}, answer)
+    lab.start(engine=engine(upstream, retries=3))
+    batch = lab.run(chat_lines(1))
+    assert len(upstream.seen) == 1
+    (raw,) = lab.client.files.content(batch.output_file_id or "").read().splitlines()
+    response = decode(raw)
+    assert isinstance(response, Response)
+    assert (response.outcome, response.error_code) == (Outcome.ERROR, "not_understood")
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{"cho',
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\n{}",
+        b'HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{"cho',
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\n" + b"".join(b"X-%d: 1\r\n" % i for i in range(200)) + b"Content-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nX: " + b"a" * 70_000 + b"\r\nContent-Length: 2\r\n\r\n{}",
+    ],
+    ids=["cut chunk", "no chunk size", "negative chunk", "cut body", "gzip that is none", "200 headers", "long header"],
+)
+def test_an_answer_that_breaks_off_or_breaks_its_bounds_is_bought_once(wire: bytes) -> None:
+    with spoken(wire) as (url, calls):
+        answer = HttpEngine(EngineConfig(kind="http", upstream=url, retries=3)).answer(CHAT, BODY)
+    assert len(calls) == 1
+    response = decode(b'{"custom_id": "c", "response": {"status_code": %d, "body": %b}}' % (answer.status, answer.body))
+    assert isinstance(response, Response)
+    assert (response.outcome, response.error_code) == (Outcome.ERROR, "not_understood")
+
+
+def test_a_whole_answer_of_which_only_the_end_mark_is_missing_is_an_answer() -> None:
+    body = json.dumps(completion({"model": "m"})).encode()
+    wire = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (len(body), body)
+    with spoken(wire) as (url, calls):
+        answer = HttpEngine(EngineConfig(kind="http", upstream=url, retries=3)).answer(CHAT, BODY)
+    assert (len(calls), answer.status, answer.usage.input_tokens) == (1, 200, 7)
+
+
+def test_an_upstream_that_drips_is_left_at_the_deadline() -> None:
+    """Each byte comes long before the time of a single read is over."""
+    stop = threading.Event()
+    with spoken(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", drip=stop) as (url, calls):
+        engine = HttpEngine(EngineConfig(kind="http", upstream=url, retries=3, timeout_seconds=0.4))
+        answer = engine.answer(CHAT, BODY)
+        engine.close()
+    assert len(calls) == 1
+    assert b"not_understood" in answer.body
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "1e400", "Mon, 01 Jan 0001 00:00:00 GMT", "-5", "x" * 1000, "Mon, 1"])
+def test_a_wait_that_is_no_time_does_no_harm(lab: Lab, upstream: Upstream, value: str) -> None:
+    upstream.reply = lambda number, body: (400, {"Retry-After": value}, {"error": {"message": "no"}})
+    lab.start(engine=engine(upstream))
+    with pytest.raises(openai.BadRequestError):
+        lab.client.with_options(max_retries=0).chat.completions.create(
+            model="m", messages=[{"role": "user", "content": "x"}]
+        )
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": 10**30, "completion_tokens": -4, "total_tokens": True},
+        {"prompt_tokens": "12", "completion_tokens": 1e300},
+        {"input_tokens": 2**63, "output_tokens": [], "input_tokens_details": 7},
+        "many",
+    ],
+)
+def test_counts_that_are_none_do_not_reach_the_batch(lab: Lab, upstream: Upstream, usage: object) -> None:
+    upstream.reply = lambda number, body: (200, {}, completion(body) | {"usage": usage})
+    lab.start(engine=engine(upstream))
+    batch = lab.run(chat_lines(1))
+    assert batch.status == "completed"
+    assert batch.usage is not None and batch.usage.total_tokens in (0, 12)
+
+
+@contextmanager
+def spoken(wire: bytes, drip: threading.Event | None = None) -> Iterator[tuple[str, list[bytes]]]:
+    """A server that answers every request with these bytes and hangs up, or goes on with a byte at a time."""
+    calls: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(5.0)
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        calls.append(connection.recv(65_536))
+                        connection.sendall(wire)
+                        while drip is not None and not drip.wait(0.05):
+                            connection.sendall(b" ")
+                        connection.shutdown(socket.SHUT_WR)
+                        while connection.recv(65_536):
+                            pass
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1", calls
+        finally:
+            if drip is not None:
+                drip.set()
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join(5.0)

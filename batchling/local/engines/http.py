@@ -8,6 +8,7 @@ gate, and is never written anywhere; should an upstream repeat it in an answer, 
 from __future__ import annotations
 
 import http.client
+import math
 import os
 import random
 import socket
@@ -19,6 +20,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+from batchling.collect import whole
 from batchling.errors import ConfigError, ProviderError
 from batchling.local.engines import Answer, prompts
 from batchling.local.engines.pacing import Admission, Pace
@@ -33,6 +35,8 @@ from batchling.spec import EngineConfig
 RETRYABLE = frozenset({408, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
 CONNECT_SECONDS = 10.0
 MAX_ANSWER_BYTES = 64_000_000
+WATCH_SECONDS = 0.5
+LONGEST_TOLD_SECONDS = 86_400.0
 LONGEST_WAIT_SECONDS = 120.0
 """A longer Retry-After is cut to this: the upstream says it again if it means it."""
 
@@ -91,7 +95,9 @@ class HttpEngine:
         self._closed = threading.Event()
         self._local = threading.local()
         self._connections: set[http.client.HTTPConnection] = set()
+        self._due: dict[socket.socket, float] = {}  # of requests under way: monotonic seconds
         self._lock = threading.Lock()
+        self._watch: threading.Thread | None = None
 
     def verify(self) -> None:
         """Shakes hands once, where that is encrypted: with whom it fails, every row would fail again and again.
@@ -195,21 +201,34 @@ class HttpEngine:
         if self._key:
             headers["Authorization"] = "Bearer " + self._key.decode("latin-1")
         url = f"{self._prefix}{path}{self._query}"
+        due = time.monotonic() + self.config.timeout_seconds
         connection, fresh = self._connection()
+        reply: http.client.HTTPResponse | None = None
         try:
             try:
-                reply = self._exchange(connection, method, url, data, headers)
+                reply = self._exchange(connection, due, method, url, data, headers)
             except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
                 # An idle connection that the upstream had closed: it never saw the request.
                 self._drop(connection)
-                if fresh:
+                if fresh or time.monotonic() >= due:
                     raise
                 connection, _ = self._connection()
-                reply = self._exchange(connection, method, url, data, headers)
+                reply = self._exchange(connection, due, method, url, data, headers)
             body = reply.read(MAX_ANSWER_BYTES + 1)
-        except (OSError, http.client.HTTPException) as error:
+        except http.client.IncompleteRead as error:
             self._drop(connection)
-            raise _NoAnswer(_told(error)) from error
+            assert reply is not None
+            self._check_open()
+            body = error.partial
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            self._drop(connection)
+            self._check_open()
+            why = "timed out" if time.monotonic() >= due else _told(error)
+            if _spoke(error) if reply is None else 200 <= reply.status < 300:
+                return _not_understood(f"The upstream's answer cannot be read: {why}")
+            raise _NoAnswer(why) from error
+        finally:
+            self._settled()
         if reply.will_close or len(body) > MAX_ANSWER_BYTES:
             self._drop(connection)
         if len(body) > MAX_ANSWER_BYTES:
@@ -219,10 +238,46 @@ class HttpEngine:
         return self._read(reply, body)
 
     def _exchange(
-        self, connection: http.client.HTTPConnection, method: str, url: str, data: bytes | None, headers: dict[str, str]
+        self,
+        connection: http.client.HTTPConnection,
+        due: float,
+        method: str,
+        url: str,
+        data: bytes | None,
+        headers: dict[str, str],
     ) -> http.client.HTTPResponse:
+        if connection.sock is None:
+            connection.connect()
+        self._watched(connection.sock, due)
         connection.request(method, url, body=data, headers=headers)
         return connection.getresponse()
+
+    def _watched(self, sock: socket.socket, due: float) -> None:
+        """Has the socket shut down when its time is over: an upstream that drips bytes keeps every single read short."""
+        self._local.sock = sock
+        with self._lock:
+            self._due[sock] = due
+            if self._watch is None:
+                self._watch = threading.Thread(target=self._watch_sockets, name="upstream-deadlines", daemon=True)
+                self._watch.start()
+
+    def _settled(self) -> None:
+        sock: socket.socket | None = getattr(self._local, "sock", None)
+        self._local.sock = None
+        if sock is not None:
+            with self._lock:
+                self._due.pop(sock, None)
+
+    def _watch_sockets(self) -> None:
+        while not self._closed.wait(WATCH_SECONDS):
+            with self._lock:
+                if not self._due:
+                    self._watch = None
+                    return
+                now = time.monotonic()
+                for sock in [sock for sock, due in self._due.items() if due <= now]:
+                    with suppress(OSError):  # already gone
+                        sock.shutdown(socket.SHUT_RDWR)
 
     def _read(self, reply: http.client.HTTPResponse, body: bytes) -> Answer:
         if self._scrubber.finds(body):
@@ -280,6 +335,11 @@ def _not_understood(message: str) -> Answer:
     return Answer(200, dump(error_body(message, kind="server_error", code="not_understood")))
 
 
+def _spoke(error: Exception) -> bool:
+    """Whether an answer had begun that is HTTP and breaks its bounds: too many headers, or too long ones."""
+    return type(error) is http.client.HTTPException or isinstance(error, http.client.LineTooLong)
+
+
 def _told(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "timed out"
@@ -295,8 +355,9 @@ def _total(usage: Usage) -> int | None:
 def _output_room(body: dict[str, Any]) -> int:
     """Output tokens that the request may take, where it says so: what an upstream counts against its TPM."""
     for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
-        if isinstance(body.get(name), int):
-            return int(max(0, body[name]))
+        tokens = whole(body.get(name))
+        if tokens is not None:
+            return max(0, tokens)
     return 0
 
 
@@ -309,13 +370,14 @@ def _retry_after(milliseconds: str | None, value: str | None) -> float | None:
     """Seconds that a Retry-After asks for: a number, or a date."""
     try:
         if milliseconds is not None:
-            return max(0.0, float(milliseconds) / 1000)
-        if value is None:
+            seconds = float(milliseconds) / 1000
+        elif value is None:
             return None
-        return max(0.0, float(value))
+        else:
+            seconds = float(value)
     except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(value or "").timestamp() - time.time())
-    except ValueError:
-        return None
+        try:
+            seconds = parsedate_to_datetime(value or "").timestamp() - time.time()
+        except (ValueError, TypeError, OverflowError):
+            return None
+    return max(0.0, min(seconds, LONGEST_TOLD_SECONDS)) if math.isfinite(seconds) else None

@@ -11,6 +11,9 @@ import orjson
 
 from batchling.local.replies import ApiError
 
+MAX_EMBEDDING_INPUTS = 2_048
+"""Of one request, as OpenAI has it (API reference, embeddings, `input`)."""
+
 MESSAGE_TOKENS = 4
 """Tokens that a chat format spends on each message, about."""
 
@@ -43,7 +46,15 @@ def check_body(endpoint: str, body: dict[str, Any]) -> None:
     if not isinstance(given, str | list) or not given:
         raise _wrong("input", "a non-empty string or array")
     if endpoint == "/v1/embeddings":
-        for index, text in enumerate(embedding_inputs(body)):
+        inputs = embedding_inputs(body)
+        if len(inputs) > MAX_EMBEDDING_INPUTS:
+            raise ApiError(
+                400,
+                f"Invalid 'input': an array of at most {MAX_EMBEDDING_INPUTS:,} inputs is expected, this one has {len(inputs):,}.",
+                param="input",
+                code="array_above_max_length",
+            )
+        for index, text in enumerate(inputs):
             if not isinstance(text, str | list) or not text:
                 raise _wrong(f"input[{index}]", "a non-empty string or array of tokens")
 
