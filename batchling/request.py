@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
+from batchling import limits
 from batchling.errors import ConfigError, DataError
 from batchling.prompt import Prompt, RenderError, Slot, compile_prompt
 from batchling.schema.sending import OPENING
@@ -377,7 +378,7 @@ def _format_in_words(body: bytes) -> str | None:
     mark = _json(OPENING)[1:-1]
     if mark not in body:
         return None
-    sent = json.loads(body)
+    sent = limits.own(body)
     for message in reversed(sent.get("messages") or sent.get("input") or []):
         if message["role"] in ("system", "developer") and isinstance(content := message["content"], str):
             _, found, words = content.rpartition(OPENING)
