@@ -3,7 +3,7 @@
 bin := justfile_directory() / ".venv" / "bin"
 
 # The folders whose tests are pure: no processes, no servers, hardly any disk.
-pure := "tests/collect tests/cost tests/ledger/test_ledger.py tests/metrics tests/prompt tests/request tests/schema tests/test_layers.py tests/test_packing.py tests/tokens"
+pure := "tests/collect tests/cost tests/ledger/test_ledger.py tests/metrics/test_intervals.py tests/prompt tests/request tests/schema tests/test_layers.py tests/test_packing.py tests/tokens"
 
 # List the recipes.
 default:
