@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 from datetime import UTC, date, datetime, time
-from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_HALF_EVEN, Decimal
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -56,25 +56,6 @@ def price_of(model: ModelConfig, provider: ProviderConfig, *, now: date) -> Pric
     )
 
 
-def would_cost(model: ModelConfig, *, now: date) -> Price | None:
-    """What the named model's own provider asks, for a run that cost nothing because it ran locally.
-
-    The batch price where one is listed, else the standard price with `batch=False`; None for a model that
-    nobody sells.
-    """
-    if model.price is not None:
-        return Price(model.price.input, model.price.output, model.price.cached, source="model.price")
-    for seller in (
-        None,
-        "openai",
-        "groq",
-    ):  # the table finds most makers by the model's name alone, some names only with one
-        standard, batch = _listed(model.price_as or model.id, now, provider_id=seller, anywhere=True)
-        if batch or standard:
-            return batch or standard
-    return None
-
-
 def usd(price: Price, input_tokens: int, output_tokens: int, cached_tokens: int = 0) -> Decimal:
     """Cost of one answer. `cached_tokens` are part of `input_tokens`; billed as input where no cached price is known.
 
@@ -94,13 +75,6 @@ def usage_usd(price: Price | None, usage: Usage) -> Decimal | None:
     if price is None or (usage.input_tokens is None and usage.output_tokens is None):
         return None
     return usd(price, usage.input_tokens or 0, usage.output_tokens or 0, usage.cached_tokens or 0)
-
-
-def worst_case(price: Price, input_tokens: int, max_output_tokens: int) -> Decimal:
-    """The most that requests with these tokens can cost: nothing cached, every answer as long as allowed. Rounded up."""
-    into, out, cached = _rates(price)
-    amount = (input_tokens * max(into, cached) + max_output_tokens * out) / _MILLION
-    return amount.quantize(PLACES, rounding=ROUND_CEILING)
 
 
 @lru_cache(maxsize=256)
@@ -123,16 +97,16 @@ def _pays_upstream(provider: ProviderConfig) -> bool:
 
 
 def _listed(
-    name: str, now: date, *, provider_id: str | None = None, url: str | None = None, anywhere: bool = False
+    name: str, now: date, *, provider_id: str | None = None, url: str | None = None
 ) -> tuple[Price | None, Price | None]:
     """Standard and batch price in genai-prices; None for what it does not list."""
-    if provider_id is None and url is None and not anywhere:
+    if provider_id is None and url is None:
         return None, None
     import genai_prices
 
     source = f"genai-prices {genai_prices.__version__}"
     at = datetime.combine(now, time(12), UTC)
-    where: dict[str, Any] = {"provider_id": provider_id} if provider_id else {"provider_api_url": url} if url else {}
+    where: dict[str, Any] = {"provider_id": provider_id} if provider_id else {"provider_api_url": url}
 
     def ask(context: dict[str, str] | None, **tokens: int) -> Any:
         return genai_prices.calc_price(

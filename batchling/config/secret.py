@@ -222,12 +222,6 @@ def _finders(values: tuple[tuple[str, str], ...]) -> tuple[tuple[str, Scrubber],
     return tuple((name, Scrubber([value])) for name, value in values)
 
 
-def in_override(text: str) -> str | None:
-    """The secret in an override as typed; None when there is none."""
-    key, _, value = text.partition("=")
-    return looks_like_key(key.lstrip("+~"), value.strip("'\""))
-
-
 def override_problem(text: str) -> str | None:
     """What is wrong with an override as typed, without the secret in it; None: nothing."""
     key, _, value = text.partition("=")

@@ -65,7 +65,6 @@ class Totals:
     cached: int = 0
     awaiting: int = 0
     doubtful: dict[str, int] = field(default_factory=dict)
-    size_bytes: int = 0
     longest_bytes: int = 0
     lanes: list[Tally] = field(default_factory=list)
     rows_of: list[int] = field(default_factory=list)
@@ -149,8 +148,6 @@ class _Lines:
 
 class FolderSink:
     """For `run`: writes shards, the manifest and what waits for other plans into a plan's folder."""
-
-    OPEN_FILES = 200
 
     def __init__(self, disk: Disk, folder: PlanFolder, shapes: Sequence[LaneShape], run_ids: Sequence[str]):
         self.disk = disk
@@ -407,7 +404,6 @@ def _add_up(totals: Totals, tally: Tally, made: Made) -> None:
     sizes = [len(made.head) + len(rest) for rest in made.rests]
     size = sum(sizes)
     totals.requests += len(sizes)
-    totals.size_bytes += size
     totals.longest_bytes = max(totals.longest_bytes, *sizes)
     tally.requests += len(sizes)
     tally.bytes += size

@@ -217,5 +217,3 @@ FILE = (
 
 LAPSES = ("forgets a batch", "forgets it in the list", "forgets a file", "the list is empty")
 """What a server forgets for `seconds`, some time after it knew it."""
-
-NAMES = frozenset({*ROW, *BATCH, *FILE, *LAPSES})

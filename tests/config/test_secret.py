@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from batchling.config import compose, expand, from_values
-from batchling.config.secret import in_override, looks_like_key, mask, problems
+from batchling.config.secret import looks_like_key, mask, problems
 from batchling.errors import ConfigError
 
 from .conftest import HELLO, Write
@@ -125,4 +125,3 @@ def test_a_key_used_as_a_name_is_found() -> None:
 
 def test_what_is_shown_of_a_key() -> None:
     assert mask(KEYS[0]) == f"sk-… ({len(KEYS[0])} characters)"
-    assert in_override("+a.b='" + KEYS[0] + "'") == KEYS[0]
