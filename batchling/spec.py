@@ -314,6 +314,14 @@ class LimitsConfig(Section):
         default=60.0, description="How long one metric may take when the answers are there."
     )
     memory_mb: int = Field(default=768, ge=64, description="MiB that reading the rows, a query or a metric may take.")
+    plan_rows: PositiveInt = Field(
+        default=5_000_000, description="Rows of a data source, beyond which a plan asks first."
+    )
+    plan_bytes: PositiveInt = Field(
+        default=20_000_000_000,
+        description="Bytes that a plan's rows take, beyond which it asks first; so does a plan that needs more than half "
+        "of the disk's free space.",
+    )
 
 
 class SweepConfig(Section):

@@ -32,6 +32,7 @@ from batchling.runner.folder import PlanFolder
 from batchling.runner.planning import (
     Again,
     Draft,
+    Large,
     Opened,
     count,
     data_urls,
@@ -90,6 +91,7 @@ def plan(
     show: int = 0,
     fresh: bool = False,
     retry: Sequence[str] = (),
+    large: Large | None = None,
     project: Project | None = None,
     config_dir: Path | None = None,
 ) -> PlanReport:
@@ -101,15 +103,16 @@ def plan(
         multirun: whether overrides may sweep (`model=a,b`).
         sweep: grid, zip, points and exclude, in place of the experiment's `sweep:`.
         show: how many requests to show as rendered.
+        large: asked, in words, about a plan that is larger than its bounds; None: it is refused.
 
     Raises:
         UsageError: config, data, prompt, schema or metrics are wrong.
-        RefusedError: the worst case is above the budget.
+        RefusedError: the worst case is above the budget, or the plan is larger than its bounds.
     """
     specs, runs = specs_of(
         experiment, overrides, multirun=multirun, sweep=sweep, project=project, config_dir=config_dir
     )
-    return plan_specs(specs, runs, show=show, fresh=fresh, retry=retry)
+    return plan_specs(specs, runs, show=show, fresh=fresh, retry=retry, large=large)
 
 
 def plan_specs(
@@ -120,15 +123,16 @@ def plan_specs(
     fresh: bool = False,
     retry: Sequence[str] = (),
     gate: Gate | None = None,
+    large: Large | None = None,
 ) -> PlanReport:
     """`plan`, for specs that are composed already."""
-    from batchling.runner.planning import refuse_over_budget
+    from batchling.runner.planning import refuse_over_budget, room
 
     workspace = Workspace(runs)
     with scratch("plan") as folder:
-        made = draft(specs, folder, runs, now=workspace.clock.now())
+        made = draft(specs, folder, runs, now=workspace.clock.now(), large=large)
         known = known_keys(workspace.disk, runs, made, fresh=fresh, retry=frozenset(retry))
-        totals = count(made, known, encoders(made.lanes), show=show)
+        totals = count(made, known, encoders(made.lanes), show=show, sized=room(made, runs, large))
         refuse_over_budget(made, totals)
         remarks = notes(made, totals)
     same = find_same(workspace.disk, runs, made.identity)
@@ -221,6 +225,7 @@ def run(
     prune: bool | Agree = False,
     confirm: Confirm | None = None,
     again: Again | None = None,
+    large: Large | None = None,
     observer: Observer | None = None,
     gate: Gate | None = None,
     command: str | None = None,
@@ -238,6 +243,7 @@ def run(
             is asked first, with what it is in words.
         confirm: asked before more than `budget.confirm_usd` may be spent; None: that is allowed.
         again: asked before requests are sent that a plan which cannot be read may have bought; None: they are not sent.
+        large: asked, in words, about a plan that is larger than its bounds; None: it is refused.
         observer: hears what happens.
         gate: what every key passes on its way to a provider; None: one that can ask nobody.
         command: how a person would say this call again.
@@ -260,6 +266,7 @@ def run(
         prune=prune,
         confirm=confirm,
         again=again,
+        large=large,
         observer=observer,
         gate=gate,
     )
@@ -276,6 +283,7 @@ def run_specs(
     prune: bool | Agree = False,
     confirm: Confirm | None = None,
     again: Again | None = None,
+    large: Large | None = None,
     observer: Observer | None = None,
     gate: Gate | None = None,
     tell: Callable[[str], None] | None = None,
@@ -303,6 +311,7 @@ def run_specs(
         retry=retry,
         refresh_stale=workspace.refresh_stale,
         again=again,
+        large=large,
     )
     created = opened_plan.how == "created"
     if tell is not None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from batchling import confined, duck, tame
 from batchling.catalog import access
 from batchling.errors import UsageError
 
@@ -36,7 +39,7 @@ class QueryResult:
         self,
         columns: Sequence[str],
         types: Sequence[str],
-        con: duckdb.DuckDBPyConnection,
+        fetch: Callable[[], list[tuple[Any, ...]]],
         convert: Sequence[int],
         stack: ExitStack,
     ):
@@ -44,23 +47,27 @@ class QueryResult:
         self.types = tuple(types)
         self._convert = tuple(convert)
         self._stack = stack
-        self._con: duckdb.DuckDBPyConnection | None = con
+        self._more: Callable[[], list[tuple[Any, ...]]] | None = fetch
         self._chunk = self._fetch()
         if len(self._chunk) < _AT_ONCE:
             self.close()
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        for chunk in self.chunks():
+            yield from chunk
+
+    def chunks(self) -> Iterator[list[tuple[Any, ...]]]:
+        """The rows, 10,000 at a time."""
         while self._chunk:
-            for row in self._chunk:
-                yield self._converted(row) if self._convert else row
+            yield [self._converted(row) for row in self._chunk] if self._convert else self._chunk
             self._chunk = self._fetch()
         self.close()
 
     def _fetch(self) -> list[tuple[Any, ...]]:
-        if self._con is None or not self.columns:
+        if self._more is None or not self.columns:
             return []
         with _explained():
-            return self._con.fetchmany(_AT_ONCE)
+            return self._more()
 
     def _converted(self, row: tuple[Any, ...]) -> tuple[Any, ...]:
         values = list(row)
@@ -71,7 +78,7 @@ class QueryResult:
 
     def close(self) -> None:
         """Lets the catalog go; rows not yet fetched are lost."""
-        self._con = None
+        self._more = None
         self._stack.close()
 
     def __enter__(self) -> QueryResult:
@@ -87,13 +94,63 @@ def query(runs: Path, sql: str) -> QueryResult:
     """Runs one statement over the catalog, opened read-only.
 
     The SQL is its owner's: it may read other files and, with COPY … TO, write some; the catalog itself can't be changed.
+    What could build gigabytes runs in a process of its own, which holds no more than 768 MiB, or than what the
+    variable BATCHLING_QUERY_MB says.
 
     Raises:
-        UsageError: DuckDB's message, or more than one statement.
+        UsageError: DuckDB's message, more than one statement, or more memory than it may take.
         CatalogDamagedError: there is no usable catalog; `ensure` makes one.
     """
+    given = os.environ.get("BATCHLING_QUERY_MB", "")
+    memory_mb = int(given) if given.isdecimal() and int(given) > 0 else confined.MEMORY_MB
+    if not _is_tame(sql):
+        return _confined(runs, sql, memory_mb)
+    return _query(runs, sql, memory_mb)
+
+
+def _is_tame(sql: str) -> bool:
+    """Whether a statement is known to yield no more than a small multiple of what is there."""
+    import duckdb
+
+    if not tame.short(sql):
+        return False
+    with duck.connect() as con:
+        try:
+            row = con.execute("SELECT json_serialize_sql(?)", [sql]).fetchone()
+        except duckdb.Error:
+            return False
+    tree = json.loads(row[0]) if row else {}
+    return not tree.get("error") and tame.tame(tree)
+
+
+def _confined(runs: Path, sql: str, memory_mb: int) -> QueryResult:
+    """The same in a process that can be ended; its rows come through a pipe."""
     with ExitStack() as stack:
-        con = stack.enter_context(access.reading(runs, memory_mb=1024))
+        answers = stack.enter_context(closing(confined.stream(_told, runs, sql, memory_mb, memory_mb=memory_mb)))
+
+        def fetch() -> list[tuple[Any, ...]]:
+            try:
+                rows: list[tuple[Any, ...]] = next(answers, [])
+                return rows
+            except confined.Exceeded as limit:
+                hint = "set BATCHLING_QUERY_MB to more" if limit.kind == "memory" else None
+                raise UsageError(f"the statement was ended: {limit.reason}", next_command=hint) from None
+
+        head: Any = fetch()
+        columns, types = head
+        return QueryResult(columns, types, fetch, (), stack.pop_all())
+
+
+def _told(runs: Path, sql: str, memory_mb: int) -> Iterator[Any]:
+    """Columns and types, then the rows in chunks. Runs confined."""
+    with _query(runs, sql, memory_mb * 2 // 3) as result:
+        yield result.columns, result.types
+        yield from result.chunks()
+
+
+def _query(runs: Path, sql: str, memory_mb: int) -> QueryResult:
+    with ExitStack() as stack:
+        con = stack.enter_context(access.reading(runs, memory_mb=memory_mb))
         con.execute("SET python_enable_replacements = false")
         with _explained():
             statement = _one_statement(con, sql)
@@ -107,7 +164,7 @@ def query(runs: Path, sql: str) -> QueryResult:
                 con.execute(statement)
                 columns = [column[0] for column in con.description or ()]
                 types = [str(column[1]) for column in con.description or ()]
-            return QueryResult(columns, types, con, convert, stack.pop_all())
+            return QueryResult(columns, types, partial(con.fetchmany, _AT_ONCE), convert, stack.pop_all())
 
 
 def _one_statement(con: duckdb.DuckDBPyConnection, sql: str) -> str:
@@ -147,6 +204,13 @@ def _explained() -> Iterator[None]:
 
     try:
         yield
+    except duckdb.OutOfMemoryException:
+        raise UsageError(
+            "the statement was ended: it needs more memory than it may take",
+            next_command="set BATCHLING_QUERY_MB to more",
+        ) from None
+    except duckdb.InterruptException:
+        raise  # Ctrl-C
     except duckdb.Error as error:
         if "Corrupt database file" in str(error):
             raise

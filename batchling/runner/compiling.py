@@ -253,6 +253,7 @@ def compile_requests(
     *,
     show: int = 0,
     progress: Callable[[int], None] | None = None,
+    sized: Callable[[int], None] | None = None,
 ) -> Totals:
     """Compiles every point's requests and sends each new key to the sink once.
 
@@ -260,6 +261,7 @@ def compile_requests(
         snapshots: by `Point.data_key`.
         show: keep the first so many requests as (row id, key, body).
         progress: called with the rows done, now and then.
+        sized: called with the bytes that the requests have so far; what it raises ends this.
 
     Raises:
         DataError: a row that cannot be rendered or is too long; its id is in the message.
@@ -291,6 +293,8 @@ def compile_requests(
                 _compile_chunk(
                     rows, row_ids, mine, number, point, builder, known, sink, totals, seen, mine_judged, show
                 )
+                if sized:
+                    sized(totals.size_bytes)
             done += len(chunk) * len(group)
             if progress:
                 progress(done)

@@ -7,6 +7,7 @@ folder is renamed into place with its journal in it, and from then on its keys a
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -86,15 +87,29 @@ class Opened:
     notes: tuple[str, ...] = ()
 
 
-def draft(specs: Sequence[Spec], data_folder: Path, runs: Path, *, now: float, library: Library | None = None) -> Draft:
+Large = Callable[[str], bool]
+"""What a plan needs, in words, that is more than its bounds → whether to make it all the same."""
+
+
+def draft(
+    specs: Sequence[Spec],
+    data_folder: Path,
+    runs: Path,
+    *,
+    now: float,
+    library: Library | None = None,
+    large: Large | None = None,
+) -> Draft:
     """Compiles schemas, snapshots the rows into `data_folder`, checks the metrics.
 
     Args:
         now: Unix seconds; limits that refusals taught hold for a while.
         library: what is known of earlier plans; None: the runs folder's catalog.
+        large: asked where the rows are more than `limits.plan_rows` and the like allow; None: the answer is no.
 
     Raises:
         UsageError: a schema, a source or a metric is wrong.
+        RefusedError: the rows are more than the bounds allow, and nobody agreed.
     """
     points, lanes = make_ready(specs)
     library = library or CatalogLibrary(runs)
@@ -107,9 +122,8 @@ def draft(specs: Sequence[Spec], data_folder: Path, runs: Path, *, now: float, l
         if point.data_key not in snapshots:
             spec = point.spec
             with _without_queries(spec), spec.placing():
-                snapshots[point.data_key] = source.snapshot(
-                    spec.config.data, spec.root, data_folder, run_lookup=run_lookup_in(runs)
-                )
+                snapshots[point.data_key] = _snapshot(spec, data_folder, runs, large)
+    _agree_to_rows(points, snapshots, large)
     checked: set[str] = set()
     doubtful: dict[str, None] = {}
     for point in points:
@@ -134,6 +148,49 @@ def draft(specs: Sequence[Spec], data_folder: Path, runs: Path, *, now: float, l
         ]
     )
     return Draft(tuple(points), tuple(lanes), snapshots, identity, tuple(doubtful))
+
+
+def _snapshot(spec: Spec, folder: Path, runs: Path, large: Large | None) -> source.Snapshot:
+    limits = spec.config.limits
+    bounds = source.Bounds(limits.plan_rows, limits.plan_bytes, limits.memory_mb)
+    try:
+        return source.snapshot(spec.config.data, spec.root, folder, run_lookup=run_lookup_in(runs), bounds=bounds)
+    except source.TooLarge as found:
+        _agree(f"the data source {found.what}", found.key, large)
+    bounds = source.Bounds(sys.maxsize - 1, sys.maxsize, limits.memory_mb)
+    return source.snapshot(spec.config.data, spec.root, folder, run_lookup=run_lookup_in(runs), bounds=bounds)
+
+
+def _agree_to_rows(points: Sequence[Point], snapshots: dict[str, source.Snapshot], large: Large | None) -> None:
+    """Few rows are many, too, when a sweep or `repeats` asks each a million times."""
+    rows = sum(snapshots[p.data_key].rows * p.spec.config.repeats for p in points)
+    most = max(p.spec.config.limits.plan_rows for p in points)
+    if rows > most and any(snapshots[p.data_key].rows < rows for p in points):
+        _agree(f"the plan has {rows:,} rows with its runs and repeats, more than {most:,}", "limits.plan_rows", large)
+
+
+def _agree(what: str, key: str | None, large: Large | None) -> None:
+    """Raises: RefusedError, when nobody says yes."""
+    if large is not None and large(what):
+        return
+    hint = "free some space on the disk" if key is None else f"raise {key}, or set data.limit"
+    raise RefusedError(f"{what}; nothing was sent", next_command=hint)
+
+
+def room(made: Draft, runs: Path, large: Large | None) -> Callable[[int], None]:
+    """What is told how many bytes the requests have so far, and asks once when these are more than the bounds allow.
+
+    Raises (when called): RefusedError, when nobody says yes.
+    """
+    most, key = source.most_bytes(runs, max(p.spec.config.limits.plan_bytes for p in made.points))
+
+    def sized(size: int) -> None:
+        nonlocal most
+        if size > most:
+            _agree(f"the plan {source.too_many_bytes(most, key).what}", key, large)
+            most = sys.maxsize
+
+    return sized
 
 
 def data_urls(spec: Spec) -> list[str]:
@@ -179,11 +236,18 @@ def data_type(snapshot: source.Snapshot) -> str:
     return "STRUCT(" + ", ".join(f"{identifier(c.name)} {c.type}" for c in snapshot.columns) + ")"
 
 
-def count(made: Draft, known: Known, providers: Sequence[Provider], *, show: int = 0) -> Totals:
-    """What `plan` prints: nothing is written."""
+def count(
+    made: Draft,
+    known: Known,
+    providers: Sequence[Provider],
+    *,
+    show: int = 0,
+    sized: Callable[[int], None] | None = None,
+) -> Totals:
+    """What `plan` prints: nothing is written. `sized` hears how many bytes the requests have so far."""
     shapes = [lane.shape(provider.encode) for lane, provider in zip(made.lanes, providers, strict=True)]
     sink = CountingSink(made.lanes, shapes)
-    totals = compile_requests(made.points, made.lanes, made.snapshots, known, sink, show=show)
+    totals = compile_requests(made.points, made.lanes, made.snapshots, known, sink, show=show, sized=sized)
     for number, tally in enumerate(totals.lanes):
         tally.shards = sink.shards(number)
         tally.split_by = tuple(sink.reasons(number))
@@ -403,6 +467,7 @@ def open_plan(
     library: Library | None = None,
     entropy: Callable[[int], bytes] = os.urandom,
     again: Again | None = None,
+    large: Large | None = None,
 ) -> Opened:
     """The plan that these specs make: a new one, or the one that is there.
 
@@ -412,6 +477,7 @@ def open_plan(
         library: what is known of earlier plans; None: the runs folder's catalog.
         entropy: so many random bytes, for the plan's id.
         again: asked before requests are sent that a plan which cannot be read may have bought; None: they are not sent.
+        large: asked before a plan is made that is larger than its bounds; None: it is not made.
 
     Raises:
         UsageError: something in config, data, prompt or schema is wrong.
@@ -427,7 +493,7 @@ def open_plan(
         work = runs / f".making-{os.getpid()}-{entropy(4).hex()}"
         library = library or CatalogLibrary(runs)
         try:
-            made = draft(specs, work / "data", runs, now=clock.now(), library=library)
+            made = draft(specs, work / "data", runs, now=clock.now(), library=library, large=large)
             states = frozenset(retry)
             same = None if fresh else find_same(disk, runs, made.identity)
             if same is not None:
@@ -437,7 +503,9 @@ def open_plan(
                 if not states and not state.again and not library.unanswered(folder.plan_id):
                     return Opened(folder, "finished")
             known = known_keys(disk, runs, made, fresh=fresh, retry=states, library=library)
-            return _create(disk, clock, runs, work, made, known, encoders(made.lanes), command, library, entropy, again)
+            return _create(
+                disk, clock, runs, work, made, known, encoders(made.lanes), command, library, entropy, again, large
+            )
         finally:
             _clear(disk, work)
 
@@ -460,6 +528,7 @@ def _create(
     library: Library,
     entropy: Callable[[int], bytes],
     again: Again | None,
+    large: Large | None,
 ) -> Opened:
     now = clock.now()
     name = plan_id(made.name, moment_after(now, disk, runs), made.identity, entropy(8))
@@ -470,7 +539,7 @@ def _create(
     run_ids = [f"{folder.tail}-{number:02d}" for number in range(1, len(made.points) + 1)]
     shapes = [lane.shape(provider.encode) for lane, provider in zip(made.lanes, providers, strict=True)]
     sink = FolderSink(disk, folder, shapes, run_ids)
-    totals = compile_requests(made.points, made.lanes, made.snapshots, known, sink)
+    totals = compile_requests(made.points, made.lanes, made.snapshots, known, sink, sized=room(made, runs, large))
     shards = sink.finish()
     for shard in shards:
         totals.lanes[shard["lane"]].shards += 1

@@ -6,7 +6,19 @@ paid, and writes one Parquet file whose name is the hash of its content. Everyth
 nothing about a plan that exists.
 """
 
+from batchling.source.bounds import Bounds, TooLarge, most_bytes, too_many_bytes
 from batchling.source.digest import FORMAT as DIGEST_FORMAT
 from batchling.source.snapshots import Column, Snapshot, columns_of, read, snapshot
 
-__all__ = ["DIGEST_FORMAT", "Column", "Snapshot", "columns_of", "read", "snapshot"]
+__all__ = [
+    "DIGEST_FORMAT",
+    "Bounds",
+    "Column",
+    "Snapshot",
+    "TooLarge",
+    "columns_of",
+    "most_bytes",
+    "read",
+    "snapshot",
+    "too_many_bytes",
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import gzip
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from batchling import limits
 from batchling.errors import BatchlingError, DataError, DiskError
 from batchling.source import encodings
 
+_LONGEST = 64 << 20  # bytes of a line that are looked at
 _SHOWN = 300  # characters of a row or message that an error repeats
 
 
@@ -145,7 +147,16 @@ def _first_bad_line(path: Path) -> tuple[int, str, str]:
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
-            for number, raw in enumerate(lines, 1):
+            for number in itertools.count(1):
+                raw = lines.readline(_LONGEST)
+                if len(raw) >= _LONGEST:
+                    return (
+                        number,
+                        f"it is longer than {_LONGEST:,} bytes",
+                        shorten(raw[:1000].decode("utf-8", "replace")),
+                    )
+                if not raw:
+                    break
                 if number == 1:
                     raw = raw.removeprefix(b"\xef\xbb\xbf")
                 if not raw.strip():
@@ -155,8 +166,8 @@ def _first_bad_line(path: Path) -> tuple[int, str, str]:
                     value = limits.loads_tolerantly(raw.decode("utf-8"))
                 except UnicodeDecodeError:
                     return number, "encoding", shown
-                except ValueError as error:
-                    return number, str(error), shown
+                except (ValueError, RecursionError) as error:
+                    return number, "it is nested too deeply" if isinstance(error, RecursionError) else str(error), shown
                 if isinstance(value, dict) and "" in value:
                     return number, "a key is empty", shown
                 if not isinstance(value, dict):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from batchling import confined
 from batchling.duck import identifier, literal
 from batchling.errors import DataError
 from batchling.prompt import value_text
@@ -38,6 +39,8 @@ _FORMATS = {
     "xls": "xlsx",
     "ods": "xlsx",
 }
+_SMALL_SHEET = 100_000  # bytes; deflate packs 1,032 into one at most
+_SHEET_MB = confined.MEMORY_MB
 _OPTION = re.compile(r"[a-z_][a-z0-9_]*")
 
 
@@ -166,9 +169,23 @@ def _sheets(
         if REMOTE.match(path):
             raise DataError("a spreadsheet is read from a file here, not from afar", where=path, key="data.path")
         copies.append(copied(scratch) / f"{path.lstrip('/')}.jsonl")
-        sheets.lines(path, options, copies[-1])
+        _sheet(path, options, copies[-1])
     sql, keys, written = documents.relation(con, [_escape(str(copy)) for copy in copies], {}, lines=True)
     return Relation(sql, what, tuple(paths), keys=keys, written=written)
+
+
+def _sheet(path: str, options: Mapping[str, Any], to: Path) -> None:
+    """A sheet as JSON Lines. A spreadsheet is a zip file, which may unpack to a thousand times its size."""
+    if Path(path).stat().st_size <= _SMALL_SHEET:
+        return sheets.lines(path, options, to)
+    try:
+        confined.call(sheets.lines, path, options, to, memory_mb=_SHEET_MB)
+    except confined.Exceeded as limit:
+        raise DataError(
+            f"the spreadsheet cannot be read: {limit.reason}",
+            where=path,
+            next_command="save the sheet as CSV; a file of any size can be read then",
+        ) from None
 
 
 def _in_utf8(paths: list[str], options: Mapping[str, Any], scratch: Path) -> tuple[list[str], bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,12 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchling import duck, limits
+from batchling import confined, duck, limits
 from batchling.disk import make_folders, make_private
 from batchling.duck import identifier, literal
 from batchling.errors import DataError, DiskError
 from batchling.scratch import scratch as temporary_folder
 from batchling.source import delimited, faults
+from batchling.source.bounds import Bounds, TooLarge, most_bytes, watched, wild
 from batchling.source.digest import digest
 from batchling.source.documents import WRITTEN
 from batchling.source.relation import Relation, copied, needs_network, relation
@@ -28,9 +30,10 @@ from batchling.written import Shape, loads
 if TYPE_CHECKING:
     import duckdb
 
-_MEMORY_MB = (64, 128, 512, 4096)
-"""MiB given to DuckDB; the next figure is tried only when a source does not fit (rows of many megabytes)."""
+_MEMORY_MB = (64, 128, 512)
+"""MiB given to DuckDB; the next figure, and in the end `limits.memory_mb`, is tried only when a source does not fit."""
 
+_READ_MB = (64, 128, 512, 4096)  # the same for reading a snapshot, which holds what was read once already
 _LOOK_MB = 128  # MiB for looking at a source's columns
 _BATCH_BYTES = 32 << 20  # a batch of `read` holds about this much at most
 
@@ -86,6 +89,7 @@ def snapshot(
     *,
     run_lookup: Callable[[str], Path] | None = None,
     needed: Sequence[str] = (),
+    bounds: Bounds | None = None,
 ) -> Snapshot:
     """Write the rows that `data` describes to `<folder>/<sha16>.parquet`.
 
@@ -99,16 +103,65 @@ def snapshot(
         folder: where the file goes; made when it is not there.
         run_lookup: path of records.parquet for `data.run`.
         needed: columns that templates and metrics use; each must exist.
+        bounds: what reading it may take; None: as much as there is, memory apart.
 
     Raises:
         DataError: what is wrong with the rows, and where.
         DiskError: the folder cannot be written.
+        TooLarge: it goes beyond its bounds.
     """
+    if not wild(data):
+        return _snapshot(data, root, folder, run_lookup, needed, bounds)
+    written: Snapshot = _confined(
+        data, bounds, snapshot_of, data, root, folder, _found(data, run_lookup), needed, bounds
+    )
+    return written
+
+
+def _found(data: DataConfig, run_lookup: Callable[[str], Path] | None) -> Path | None:
+    """The records that `data.run` names."""
+    return None if data.run is None or run_lookup is None else run_lookup(data.run)
+
+
+def _confined(data: DataConfig, bounds: Bounds | None, function: Callable[..., Any], *args: Any) -> Any:
+    """Reads a source of which the SQL is anybody's in a process that can be ended."""
+    memory_mb = confined.MEMORY_MB if bounds is None else bounds.memory_mb
+    try:
+        return confined.call(function, *args, memory_mb=memory_mb)
+    except confined.Exceeded as limit:
+        hint = "; limits.memory_mb raises that" if limit.kind == "memory" else ""
+        key = "data.sql" if data.sql is not None else "data.where"
+        raise DataError(f"{key} cannot be evaluated: {limit.reason}{hint}", key=key) from None
+
+
+def snapshot_of(
+    data: DataConfig,
+    root: Path,
+    folder: Path,
+    records: Path | None,
+    needed: Sequence[str],
+    bounds: Bounds | None,
+) -> Snapshot:
+    """What `snapshot` does, in a confined process."""
+    return _snapshot(data, root, folder, None if records is None else lambda _: records, needed, bounds)
+
+
+def _snapshot(
+    data: DataConfig,
+    root: Path,
+    folder: Path,
+    run_lookup: Callable[[str], Path] | None,
+    needed: Sequence[str],
+    bounds: Bounds | None,
+) -> Snapshot:
     try:
         make_folders(folder)
         with tempfile.TemporaryDirectory(prefix=".reading-", dir=folder) as scratch:
             try:
-                return _with_memory(data, lambda mb: _write(data, root, folder, Path(scratch), run_lookup, needed, mb))
+                most = confined.MEMORY_MB if bounds is None else bounds.memory_mb
+                return _with_memory(
+                    data, most, lambda mb: _write(data, root, folder, Path(scratch), run_lookup, needed, mb, bounds)
+                )
             except DataError as error:
                 if error.where is not None:
                     error.where = error.where.replace(str(copied(Path(scratch))), "")
@@ -119,6 +172,15 @@ def snapshot(
 
 def columns_of(data: DataConfig, root: Path, *, run_lookup: Callable[[str], Path] | None = None) -> tuple[Column, ...]:
     """The columns of a source, without its rows. Columns of csv and tsv are VARCHAR here; `snapshot` knows better."""
+    if wild(data):
+        found: tuple[Column, ...] = _confined(data, None, columns_in, data, root, _found(data, run_lookup))
+        return found
+    return columns_in(data, root, run_lookup)
+
+
+def columns_in(data: DataConfig, root: Path, records: Path | Callable[[str], Path] | None) -> tuple[Column, ...]:
+    """What `columns_of` does, in whatever process."""
+    run_lookup = (lambda _: records) if isinstance(records, Path) else records
     with (
         temporary_folder() as scratch,
         _opened(data, scratch, _LOOK_MB) as con,
@@ -143,7 +205,7 @@ def read(path: Path, columns: Sequence[str], *, batch: int = 8192) -> Iterator[l
 
     done = 0
     try:
-        for memory_mb in _MEMORY_MB:
+        for memory_mb in _READ_MB:
             try:
                 with duck.connect(memory_mb=memory_mb) as con:
                     for chunk in _stream(con, path, columns, batch, done):
@@ -151,7 +213,7 @@ def read(path: Path, columns: Sequence[str], *, batch: int = 8192) -> Iterator[l
                         yield chunk
                 return
             except duckdb.OutOfMemoryException:  # cells of megabytes: go on from here with more
-                if memory_mb == _MEMORY_MB[-1]:
+                if memory_mb == _READ_MB[-1]:
                     raise
     except duckdb.Error as error:
         raise DataError(
@@ -230,18 +292,21 @@ def _opened(data: DataConfig, scratch: Path, memory_mb: int) -> Iterator[duckdb.
         con.close()
 
 
-def _with_memory(data: DataConfig, work: Callable[[int], Snapshot]) -> Snapshot:
+def _with_memory(data: DataConfig, most: int, work: Callable[[int], Snapshot]) -> Snapshot:
     import duckdb
 
     # DuckDB's JSON reader and a person's query need more from the start; CSV and Parquet do not.
     json = data.format == "jsonl" or (data.format is None and re.search(r"json", str(data.path)) is not None)
     ladder = _MEMORY_MB[1:] if json or data.path is None else _MEMORY_MB
-    for memory_mb in ladder:
+    for memory_mb in [*(mb for mb in ladder if mb < most), most]:
         try:
             return work(memory_mb)
         except duckdb.OutOfMemoryException as error:
             last = error
-    raise DataError(f"the rows do not fit into {_MEMORY_MB[-1]} MiB: {faults.shorten(str(last))}")
+    raise DataError(
+        f"the rows do not fit into {most:,} MiB: {faults.shorten(str(last).split('Possible solutions')[0])}",
+        next_command="set limits.memory_mb to more",
+    )
 
 
 def _columns(con: duckdb.DuckDBPyConnection, sql: str, *, but: str | None = None) -> tuple[Column, ...]:
@@ -256,17 +321,25 @@ def _write(
     run_lookup: Callable[[str], Path] | None,
     needed: Sequence[str],
     memory_mb: int,
+    bounds: Bounds | None,
 ) -> Snapshot:
-    with _opened(data, scratch, memory_mb) as con:
+    most, key = most_bytes(folder, bounds.size) if bounds is not None else (sys.maxsize, None)
+    with _opened(data, scratch, memory_mb) as con, watched(con, scratch, most, key):
         with faults.explained("data"):
             source = relation(con, data, root, scratch, run_lookup)
         with faults.explained(source.what, source.paths):
             columns = _columns(con, source.sql, but=WRITTEN if source.written else None)
             _check_columns(data, columns, needed, source)
-            sql = _settled(con, source, columns, data.id, scratch)
+            enough = sys.maxsize if bounds is None else bounds.rows
+            filtered = data.where is not None or data.sample is not None
+            sql = _settled(con, source, columns, data.id, scratch, None if filtered or bounds is None else enough)
             chosen = _chosen(con, data, sql, columns, source)
+            if bounds is not None:
+                chosen = f"SELECT * FROM ({chosen}) LIMIT {enough + 1}"
             temporary = scratch / "rows.parquet"
             rows = _copy(con, chosen, temporary, _group_size(con, sql), source)
+            if rows > enough:
+                raise TooLarge(f"has more than {enough:,} rows", "limits.plan_rows")
             if rows == 0:
                 raise _nothing(con, data, sql, source)
             kept = f"read_parquet({literal(str(temporary))})"
@@ -290,9 +363,18 @@ def _check_columns(data: DataConfig, columns: Sequence[Column], needed: Sequence
 
 
 def _settled(
-    con: duckdb.DuckDBPyConnection, source: Relation, columns: Sequence[Column], id_column: str | None, scratch: Path
+    con: duckdb.DuckDBPyConnection,
+    source: Relation,
+    columns: Sequence[Column],
+    id_column: str | None,
+    scratch: Path,
+    enough: int | None,
 ) -> str:
-    """The source as a SELECT that can be read again cheaply, each column of a type that Parquet keeps."""
+    """The source as a SELECT that can be read again cheaply, each column of a type that Parquet keeps.
+
+    Args:
+        enough: rows of which one more will not be used.
+    """
     found = con.sql(source.sql)
     casts = {n: storable(t) for n, t in zip(found.columns, found.types, strict=True) if storable(t) != str(t)}
     if source.text:
@@ -305,7 +387,8 @@ def _settled(
         sql = f"SELECT * FROM ({sql}) ORDER BY {identifier(id_column)}"
     if source.once:
         staged = scratch / "source.parquet"
-        con.execute(f"COPY ({sql}) TO {literal(str(staged))} (FORMAT parquet, ROW_GROUP_SIZE 8192)")
+        cut = sql if enough is None else f"SELECT * FROM ({sql}) LIMIT {enough + 1}"
+        con.execute(f"COPY ({cut}) TO {literal(str(staged))} (FORMAT parquet, ROW_GROUP_SIZE 8192)")
         sql = f"SELECT * FROM read_parquet({literal(str(staged))})"
     return sql
 

@@ -43,6 +43,7 @@ def plan_command(
     key=value, +key=value, ~key, group=choice.
     """
     from batchling.api.verbs import plan
+    from batchling.cli.commands.run import making_large
 
     report = plan(
         experiment,
@@ -51,6 +52,7 @@ def plan_command(
         show=show,
         fresh=fresh,
         retry=retry,
+        large=making_large(yes=False),
         project=shell.project_of(experiment),
         config_dir=shell.config_dir,
     )

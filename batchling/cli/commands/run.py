@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -81,6 +81,7 @@ def run_command(
             prune=prune and (True if yes else agreeing(observer.pause)),
             confirm=None if yes else confirming(observer.pause),
             again=sending_again(observer.pause),
+            large=making_large(yes=yes, pause=observer.pause),
             observer=observer,
             gate=gate(shell, observer.pause),
             tell=telling(shell, observer.pause),
@@ -137,6 +138,20 @@ def sending_again(pause: Callable[[], AbstractContextManager[None]]) -> Callable
             return False
         with pause():
             return click.confirm(f"{what}. Send them all the same, and perhaps pay twice?", err=True)
+
+    return agree
+
+
+def making_large(
+    *, yes: bool, pause: Callable[[], AbstractContextManager[None]] = nullcontext
+) -> Callable[[str], bool]:
+    """Asks before a plan is made that is larger than its bounds; where nobody can be asked the answer is `yes`."""
+
+    def agree(what: str) -> bool:
+        if yes or not interactive():
+            return yes
+        with pause():
+            return click.confirm(f"{what[:1].upper()}{what[1:]}. Go on all the same?", err=True)
 
     return agree
 
