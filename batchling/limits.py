@@ -22,7 +22,10 @@ CONTROL_BYTES = 16_000_000
 """Of one decoded reply that is no result: a batch, a file, a page of a list, an error."""
 
 CONTROL_SECONDS = 300.0
-"""From a call's first byte to its reply's last; a server that drips bytes keeps every single read short."""
+"""From a call's first byte to its reply's last; a server that drips bytes keeps every single read short. An upload has more."""
+
+RESULT_SECONDS = 6 * 3600.0
+"""Of one download of a result: 200 MB at 10 kB a second."""
 
 LINE_BYTES = 64 << 20
 """Of one line of a result. No provider takes or gives a row of this size (Together: 10 MB, xAI: 25 MB)."""

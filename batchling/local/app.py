@@ -31,6 +31,9 @@ from batchling.local.worker import Worker
 from batchling.trust import is_loopback
 
 MAX_BODY_BYTES = 64_000_000
+FORM_BYTES = 1_000_000
+"""What a form may have around its file."""
+
 HOUR = 3_600.0
 _OWN_SITES = (b"none", b"same-origin", b"same-site")  # typed by a person, or from a page on this machine
 
@@ -51,7 +54,7 @@ class Service:
         file_id, path = self.store.new_upload()
         upload = Upload(request.headers.get("content-type", ""), path, self.options.max_upload_bytes)
         try:
-            await upload.read(_body_chunks(request))
+            await upload.read(_body_chunks(request, self.options, self.options.max_upload_bytes + FORM_BYTES))
             fields: dict[str, Any] = dict(upload.fields)
             purpose = parameters.one_of(fields, "purpose", parameters.PURPOSES)
             after = None
@@ -111,7 +114,7 @@ class Service:
     # Batches
 
     async def create_batch(self, request: Request) -> Response:
-        values = await _json_body(request)
+        values = await _json_body(request, self.options)
         async with self._creating:
             batch = await run_in_threadpool(self._create_batch, values)
         self.worker.add(batch["id"])
@@ -229,7 +232,7 @@ class Service:
         return {"id": name, "object": "model", "created": 0, "owned_by": f"batchling-{self.engine.name}"}
 
     async def answer(self, request: Request) -> Response:
-        values = await _json_body(request)
+        values = await _json_body(request, self.options)
         if self.worker.pool is not None:
             answer = await asyncio.wrap_future(self.worker.pool.submit(self._answer, request.url.path, values))
         else:
@@ -330,18 +333,35 @@ def _host_of(url: bytes) -> str:
         return ""
 
 
-async def _body_chunks(request: Request) -> AsyncIterator[bytes]:
+async def _body_chunks(request: Request, options: ServerOptions, most: int) -> AsyncIterator[bytes]:
+    """The body as it arrives: not longer than announced (the HTTP library sees to that), in time, and not too large.
+
+    Args:
+        most: bytes; a body that is announced to be larger is refused before it is sent.
+    """
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and (len(announced) > 18 or int(announced) > most):
+        raise ApiError(413, f"The body is larger than {most:,} bytes.")
+    chunks = request.stream()
+    now = asyncio.get_running_loop().time
+    due = now() + options.upload_seconds
     try:
-        async for chunk in request.stream():
+        while True:
+            async with asyncio.timeout(min(options.idle_seconds, due - now())):
+                chunk = await anext(chunks, None)
+            if chunk is None:
+                return
             yield chunk
     except ClientDisconnect:
         raise ApiError(400, "The upload broke off.") from None
+    except TimeoutError:
+        raise ApiError(408, "The body of the request did not arrive in time.", code="request_timeout") from None
 
 
-async def _json_body(request: Request) -> dict[str, Any]:
+async def _json_body(request: Request, options: ServerOptions) -> dict[str, Any]:
     """The body as a JSON object; nothing else is one."""
     data = bytearray()
-    async for chunk in _body_chunks(request):
+    async for chunk in _body_chunks(request, options, MAX_BODY_BYTES):
         data += chunk
         if len(data) > MAX_BODY_BYTES:
             raise ApiError(413, f"The body is larger than {MAX_BODY_BYTES:,} bytes.")

@@ -32,6 +32,8 @@ class ServerOptions:
         max_file_bytes: bytes of a batch's input file; more fail it with `file_too_large`.
         max_upload_bytes: bytes of one upload; more are refused with 413.
         max_line_bytes: bytes of one input line.
+        idle_seconds: how long a client may send nothing in the middle of a body; then it is refused with 408.
+        upload_seconds: how long a whole body may take.
         enqueued_tokens: estimated prompt tokens that may wait at once, for every model or by model id;
             a batch that does not fit fails with `token_limit_exceeded`.
         creations_per_hour: batches created in any 3,600 seconds; more are refused with 429.
@@ -51,6 +53,8 @@ class ServerOptions:
     max_file_bytes: int = 200_000_000
     max_upload_bytes: int = 512_000_000
     max_line_bytes: int = 32_000_000
+    idle_seconds: float = 60.0
+    upload_seconds: float = 3_600.0
     enqueued_tokens: int | Mapping[str, int] | None = None
     creations_per_hour: int | None = None
     concurrent_batches: int | None = None

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import BinaryIO
 
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from batchling.disk import open_private
 from batchling.local.replies import ApiError
+
+MAX_CONTENT_TYPE = 1_000
+BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
+"""RFC 2046, section 5.1.1."""
 
 MAX_FIELD_BYTES = 10_000
 MAX_FIELDS = 20
@@ -31,10 +36,15 @@ class Upload:
     """
 
     def __init__(self, content_type: str, path: Path, max_bytes: int):
-        kind, parameters = parse_options_header(content_type)
+        kind, parameters = parse_options_header(content_type[:MAX_CONTENT_TYPE])
         boundary = parameters.get(b"boundary")
         if kind != b"multipart/form-data" or not boundary:
             raise ApiError(400, "The request must be multipart/form-data with a boundary.")
+        if not BOUNDARY.fullmatch(boundary):
+            raise ApiError(
+                400,
+                "The boundary of the form data must have 1 to 70 letters, digits or any of '()+_,-./:=? and spaces.",
+            )
         self.path = path
         self.max_bytes = max_bytes
         self.fields: dict[str, str] = {}
@@ -48,6 +58,7 @@ class Upload:
         self._value = bytearray()
         self._in_file = False
         self._ended = False
+        self._parts = 0
         self._parser = MultipartParser(
             boundary,
             {
@@ -72,7 +83,7 @@ class Upload:
             async for chunk in chunks:
                 self._parser.write(chunk)
             self._parser.finalize()
-        except MultipartParseError as error:
+        except FormParserError as error:
             raise ApiError(400, f"The form data can't be read: {error}") from None
         if not self._ended:
             raise ApiError(400, "The form data ends too early.")
@@ -119,7 +130,8 @@ class Upload:
             self.filename = name.replace("\\", "/").rsplit("/", 1)[-1][:255] or "upload.jsonl"
             self._sink = os.fdopen(open_private(self.path, os.O_WRONLY | os.O_TRUNC), "wb")
             self._in_file = True
-        elif len(self.fields) >= MAX_FIELDS:
+        self._parts += 1
+        if self._parts > MAX_FIELDS:
             raise ApiError(400, "The form has too many fields.")
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:

@@ -13,6 +13,8 @@ import hashlib
 import hmac
 import math
 import ssl
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
@@ -78,7 +80,8 @@ class OpenAIProvider:
         api_key: the key; None for a server that wants none.
         environ: the variables of `headers_env` are read from it, and, for OpenAI itself only, `OPENAI_ORG_ID` and
             `OPENAI_PROJECT_ID`; all of them passed the gate.
-        read_seconds: how long a reply may take.
+        read_seconds: how long a reply may be silent.
+        call_seconds: how long a call may take in all.
     """
 
     def __init__(
@@ -89,8 +92,10 @@ class OpenAIProvider:
         environ: Mapping[str, str],
         *,
         read_seconds: float = READ_SECONDS,
+        call_seconds: float = limits.CONTROL_SECONDS,
     ):
         self._facts = config
+        self._call_seconds = call_seconds
         self._key = api_key
         self._hidden = {header: environ[variable] for header, variable in config.headers_env.items()}
         self._scrubber = Scrubber(value for value in (api_key, *self._hidden.values()) if value)
@@ -105,8 +110,11 @@ class OpenAIProvider:
                 # None of OpenAI's calls is answered with a redirect. Where one points to was not asked for: the rows
                 # and our own headers would go along, and to the same host the key as well.
                 follow_redirects=False,
+                headers={"Accept-Encoding": "gzip, deflate"},
+                event_hooks={"request": [self._begin], "response": [self._bound]},
             ),
         )
+        self._calls = threading.local()
         # The client fills these from OPENAI_* variables by itself: another provider must not be told the
         # organisation, and headers that are in no config would change answers without a trace.
         own = config.name == "openai"
@@ -237,6 +245,7 @@ class OpenAIProvider:
         with self._transport(what):
             manager = self._client.files.with_streaming_response.content(file_id)
             reply = manager.__enter__()
+        due = time.monotonic() + limits.RESULT_SECONDS
         try:
             announced = reply.headers.get("content-length", "")
             encoded = reply.headers.get("content-encoding", "identity") != "identity"
@@ -246,6 +255,8 @@ class OpenAIProvider:
                     chunk = next(chunks, None)
                 if chunk is None:
                     break
+                if time.monotonic() > due:
+                    raise CallUnavailable(f"{what}: it was not over after {limits.RESULT_SECONDS / 3600:.0f} hours")
                 sink.write(chunk)  # outside: a full disk is not the provider's fault
                 count += len(chunk)
         finally:
@@ -311,6 +322,8 @@ class OpenAIProvider:
             yield
         except openai.APIStatusError as error:
             raise self._status_error(what, error, by_body=by_body) from None
+        except limits.BeyondLimit as error:
+            raise CallUnavailable(f"{what}: {error}", code="too_large") from None
         except Exception as error:
             # A stream that breaks off while it is read raises the HTTP library's own types: httpx before openai 3,
             # httpx2 since. Anything else is a mistake of ours and must be seen.
@@ -321,6 +334,36 @@ class OpenAIProvider:
                 raise CallStopped(f"{what}: {why}", code="certificate_refused") from None
             # Without the exception itself: some repeat a header they could not send.
             raise CallUnavailable(self._scrub(f"{what}: {_reason(error)}")) from None
+
+    def _begin(self, request: Any) -> None:
+        """The HTTP library's hook: a call begins."""
+        self._calls.due = time.monotonic() + (
+            UPLOAD_SECONDS + self._call_seconds if request.url.path.endswith("/files") else self._call_seconds
+        )
+
+    def _bound(self, response: Any) -> None:
+        """The HTTP library's hook: reads a reply that is no result within the limits, decoded as it arrives.
+
+        The client would take in all of it, whatever size it grows to once it is unpacked and however slowly it comes.
+
+        Raises:
+            BeyondLimit: it is larger, slower or otherwise packed than any reply that is read.
+        """
+        encoding = response.headers.get("content-encoding", "").strip().lower()
+        if encoding not in limits.ENCODINGS:
+            raise limits.BeyondLimit(f"the reply is packed as {encoding[:80]!r}, which nobody asked for")
+        if response.request.headers.get("x-stainless-raw-response") == "stream" and response.status_code < 400:
+            return
+        parts: list[bytes] = []
+        size = 0
+        for part in response.iter_bytes():
+            size += len(part)
+            if size > limits.CONTROL_BYTES:
+                raise limits.BeyondLimit(f"the reply has more than {limits.CONTROL_BYTES // 1_000_000} MB")
+            if time.monotonic() > self._calls.due:
+                raise limits.BeyondLimit("the reply was not over in time")
+            parts.append(part)
+        response._content = b"".join(parts)  # what `read` would have kept
 
     def _status_error(self, what: str, error: openai.APIStatusError, *, by_body: bool = False) -> CallError:
         """What a status that is no success means on a call that is free.

@@ -59,9 +59,9 @@ def read_batch(data: Any) -> Batch | None:
         created_at=_seconds(data.get("created_at")),
         metadata={str(k): str(v) for k, v in metadata.items()} if isinstance(metadata, dict) else {},
         errors=read_errors(data.get("errors")),
-        total=whole(counts.get("total")),
-        completed=whole(counts.get("completed")),
-        failed=whole(counts.get("failed")),
+        total=_count(counts.get("total")),
+        completed=_count(counts.get("completed")),
+        failed=_count(counts.get("failed")),
         usage=usage_of(data.get("usage")),
     )
 
@@ -143,15 +143,20 @@ _INDEXED = re.compile(r"\b(?:requests?|items?|lines?|rows?|body)(?:\[(\d{1,6})\]
 def _line_of(entry: dict[str, Any]) -> int | None:
     """The 1-based line that an error is about: as a line or a row, as an index from 0, or in the parameter's path."""
     for name in ("line", "line_number", "line_no", "row"):
-        line = whole(entry.get(name))
+        line = _count(entry.get(name))
         if line is not None:
             return line
     for name in ("index", "line_index", "request_index"):
-        index = whole(entry.get(name))
+        index = _count(entry.get(name))
         if index is not None:
             return index + 1
     path = _INDEXED.search(text_of(entry.get("param")) or "")
     return None if path is None else int(path[1] or path[2]) + 1
+
+
+def _count(value: Any) -> int | None:
+    count = whole(value)
+    return count if count is not None and count >= 0 else None
 
 
 def _seconds(value: Any) -> float | None:
@@ -160,6 +165,8 @@ def _seconds(value: Any) -> float | None:
         return None
     try:
         seconds = float(value)
+    except OverflowError:
+        return None
     except ValueError:
         try:
             moment = datetime.fromisoformat(str(value))
