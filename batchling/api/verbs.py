@@ -314,6 +314,12 @@ def run_specs(
         large=large,
     )
     created = opened_plan.how == "created"
+    if opened_plan.how == "finished":
+        workspace.evaluate_again(
+            opened_plan.folder,
+            metric_seconds=max(s.config.limits.metric_seconds for s in specs),
+            metric_mb=max(s.config.limits.memory_mb for s in specs),
+        )
     if tell is not None:
         for note in opened_plan.notes:
             tell(note)

@@ -71,8 +71,15 @@ class Workspace:
             return error.message.removeprefix("held by ")
         return None
 
-    def refresh(self, folder: PlanFolder, *, force: bool = False) -> Refreshed:
-        """Brings the plan's rows in the catalog, and its records.parquet, up to its journal and files."""
+    def refresh(
+        self, folder: PlanFolder, *, force: bool = False, metric_seconds: float = 0.0, metric_mb: int = 0
+    ) -> Refreshed:
+        """Brings the plan's rows in the catalog, and its records.parquet, up to its journal and files.
+
+        Args:
+            force: although no file has changed.
+            metric_seconds, metric_mb: what one metric may take, where that is more than the plan says.
+        """
         from batchling import catalog
         from batchling.catalog.rows import EventRow
 
@@ -90,7 +97,21 @@ class Workspace:
             actual_usd=state.known_spent(),
             journal_bytes=size,
             force=force,
+            metric_seconds=metric_seconds,
+            metric_mb=metric_mb,
         )
+
+    def evaluate_again(self, folder: PlanFolder, *, metric_seconds: float, metric_mb: int) -> None:
+        """Gives metrics that ended at a limit another try where there is more room now: `limits` is no part of a plan."""
+        from batchling import catalog
+        from batchling.catalog import plan_files
+
+        summary = catalog.read_summary(folder.path)
+        if summary is None or not any("limits.m" in (metric.problem or "") for metric in summary.metrics):
+            return
+        runs = plan_files.load(folder.path).runs
+        if any(metric_seconds > run.metric_seconds or metric_mb > run.memory_mb for run in runs):
+            self.refresh(folder, force=True, metric_seconds=metric_seconds, metric_mb=metric_mb)
 
     def refresh_stale(self) -> list[PlanFolder]:
         """Refreshes every plan that moved on since the catalog saw it (all of them when there is no catalog).

@@ -191,7 +191,14 @@ def _kind(con: duckdb.DuckDBPyConnection, name: str, expression: str, output_typ
     return Kind.SHARE if described == "BOOLEAN" else Kind.MEAN
 
 
-def evaluate(files: PlanFiles, records: Path, *, data_type: str | None) -> list[Metric]:
+def evaluate(
+    files: PlanFiles,
+    records: Path,
+    *,
+    data_type: str | None,
+    seconds: float = 0.0,
+    memory_mb: int = 0,
+) -> list[Metric]:
     """Every metric of every run, over the records on disk.
 
     A metric that fails has no value and says why; it never raises. Runs that share an expression and
@@ -200,6 +207,7 @@ def evaluate(files: PlanFiles, records: Path, *, data_type: str | None) -> list[
     Args:
         records: records.parquet.
         data_type: the type of its `data` column; `JSON` when the runs' rows differ in type.
+        seconds, memory_mb: what one metric may take, where that is more than the plan says.
     """
     groups: dict[tuple[str, str | None, Path, int], list[tuple[str, RunFiles]]] = {}
     for run in files.runs:
@@ -219,13 +227,13 @@ def evaluate(files: PlanFiles, records: Path, *, data_type: str | None) -> list[
             if kinds not in checks:
                 checks[kinds] = _empty(*kinds)
             rows = {run.run_id: run.rows for _, run in members}
-            most = max(run.metric_seconds for _, run in members)
+            most = max(seconds, *(run.metric_seconds for _, run in members))
             if is_tame(checks[kinds], expression):
                 one = _Evaluation(con, checks[kinds], records, expression, output_type, row_type, repeats)
                 by_run = one.of(rows, most)
             else:
-                memory_mb = max(run.memory_mb for _, run in members)
-                by_run = _confined(records, expression, output_type, row_type, repeats, rows, most, memory_mb)
+                memory = max(memory_mb, *(run.memory_mb for _, run in members))
+                by_run = _confined(records, expression, output_type, row_type, repeats, rows, most, memory)
             found += [_named(by_run[run.run_id], name) for name, run in members]
         return found
     finally:

@@ -42,6 +42,8 @@ def refresh(
     actual_usd: Decimal | float | None = None,
     journal_bytes: int | None = None,
     force: bool = False,
+    metric_seconds: float = 0.0,
+    metric_mb: int = 0,
 ) -> Refreshed:
     """Deletes this plan's rows and inserts them from its files; writes its records.parquet. Idempotent.
 
@@ -59,6 +61,7 @@ def refresh(
         actual_usd: USD spent; None when unknown.
         journal_bytes: the size of the journal when `state` and `events` were read; None: its size now.
         force: rebuild although no file has changed.
+        metric_seconds, metric_mb: what one metric may take, where that is more than the plan says.
 
     Raises:
         CatalogError: a file of the plan is missing, or its records do not add up to its rows.
@@ -78,7 +81,7 @@ def refresh(
 
     for memory_mb in MEMORY_MB:
         try:
-            return _full(runs, files, plan, shards, events, memory_mb)
+            return _full(runs, files, plan, shards, events, memory_mb, metric_seconds, metric_mb)
         except duckdb.OutOfMemoryException:
             if memory_mb == MEMORY_MB[-1]:
                 raise
@@ -118,6 +121,8 @@ def _full(
     shards: Sequence[ShardRow],
     events: Sequence[EventRow],
     memory_mb: int,
+    metric_seconds: float,
+    metric_mb: int,
 ) -> Refreshed:
     with staged(files, memory_mb) as staging:
         metrics: list[Metric] = []
@@ -125,7 +130,9 @@ def _full(
             part = files.records.with_name("records.parquet.part")
             staging.write_records(part)
             _publish(part, files.records)
-            metrics = evaluate.evaluate(files, files.records, data_type=staging.data_type)
+            metrics = evaluate.evaluate(
+                files, files.records, data_type=staging.data_type, seconds=metric_seconds, memory_mb=metric_mb
+            )
         for again in (False, True):
             try:
                 with access.writing(runs, staging.con) as con:

@@ -294,7 +294,7 @@ def compile_requests(
                     rows, row_ids, mine, number, point, builder, known, sink, totals, seen, mine_judged, show
                 )
                 if sized:
-                    sized(totals.size_bytes)
+                    sized(sum(tally.bytes for tally in totals.lanes))
             done += len(chunk) * len(group)
             if progress:
                 progress(done)
