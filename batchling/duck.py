@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -158,3 +158,28 @@ def literal(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{literal(str(k))}: {literal(v)}" for k, v in value.items()) + "}"
     raise TypeError(f"no SQL literal for {type(value).__name__}")
+
+
+def own_json(row: str, fields: Iterable[str], texts: Collection[str], written: str) -> str:
+    """SQL for a STRUCT as JSON text in which some fields are as they were written.
+
+    A STRUCT's objects have the keys of all rows, and its numbers lose their spelling; the text of a field has a row's own.
+
+    Args:
+        row: SQL of the STRUCT.
+        fields: its fields.
+        texts: those that have a text where it differs.
+        written: SQL of the STRUCT of these texts.
+    """
+    parts = [
+        f"{literal(json.dumps(name, ensure_ascii=False) + ':')} || {own_field(row, name, texts, written)}"
+        for name in fields
+    ]
+    return f"'{{' || concat_ws(',', {', '.join(parts)}) || '}}'"
+
+
+def own_field(row: str, name: str, texts: Collection[str], written: str) -> str:
+    """The same for one of its fields; `null` where it has no value."""
+    value = f"to_json({row}.{identifier(name)})::VARCHAR"
+    text = f"{written}.{identifier(name)}, " if name in texts else ""
+    return f"coalesce({text}{value}, 'null')"

@@ -39,6 +39,10 @@ class WaitingWarning(UserWarning):
     """A plan waits without progress: for what, since when, until when, and the command that ends it."""
 
 
+class NoteWarning(UserWarning):
+    """What a person should know before a plan is run: rows with an empty placeholder, braces that look like one, and so on."""
+
+
 class BatchlingError(Exception):
     """Base of all errors shown to a person: what happened, where, and the next command.
 

@@ -21,7 +21,7 @@ from batchling import duck, limits
 from batchling.catalog import plan_files
 from batchling.catalog.plan_files import PlanFiles
 from batchling.catalog.references import Reference
-from batchling.duck import identifier, literal
+from batchling.duck import identifier, literal, own_json
 from batchling.errors import DiskError, UsageError
 from batchling.printable import printable as printable
 from batchling.scratch import scratch
@@ -118,7 +118,7 @@ def _write(files: PlanFiles, run_id: str | None, stream: BinaryIO, form: Format)
             # One thread: a second one would hold as much again, and the records must keep their order.
             con = duck.connect(memory_mb=memory_mb, threads=1, temp=folder / "spill")
             try:
-                con.execute(f"CREATE VIEW results AS {select(files, run_id)}")
+                define_views(con, files, run_id)
                 if form == "parquet":
                     return _parquet(con, stream, folder / "results.parquet", _group_rows(con, files))
                 write = _jsonl if form == "jsonl" else _csv
@@ -134,8 +134,44 @@ def _write(files: PlanFiles, run_id: str | None, stream: BinaryIO, form: Format)
     raise AssertionError("unreachable")
 
 
-def select(files: PlanFiles, run_id: str | None) -> str:
-    """The records with what their runs say of them. records.parquet is in the order of runs, rows and repeats."""
+def define_views(con: duckdb.DuckDBPyConnection, files: PlanFiles, run_id: str | None) -> None:
+    """The views `results`, the records with what their runs say of them, and `own`, which has the texts of `data`, too.
+
+    records.parquet is in the order of runs, rows and repeats.
+    """
+    con.execute(f"CREATE VIEW own AS {_select(files, run_id)}")
+    con.execute(f"CREATE VIEW results AS SELECT *{' EXCLUDE (written)' if _texts(con) else ''} FROM own")
+
+
+def as_json(con: duckdb.DuckDBPyConnection) -> str:
+    """SQL for a row of the view `own` as one JSON object: `data` has the keys and the digits that the row was given."""
+    texts = _texts(con)
+    found = con.sql("SELECT * FROM results")
+    kinds = {name: str(kind) for name, kind in zip(found.columns, found.types, strict=True)}
+    parts = []
+    for name, kind in kinds.items():
+        if name == "data" and texts:
+            value = own_json("own.data", _fields(con), texts, "own.written")
+        elif kind == "JSON":  # to_json would read it, and write its numbers in another way
+            value = f"coalesce(own.{identifier(name)}::VARCHAR, 'null')"
+        else:
+            value = f"coalesce(to_json(own.{identifier(name)})::VARCHAR, 'null')"
+        parts.append(f"{literal(json.dumps(name) + ':')} || {value}")
+    return f"'{{' || concat_ws(',', {', '.join(parts)}) || '}}'"
+
+
+def _texts(con: duckdb.DuckDBPyConnection) -> tuple[str, ...]:
+    """Fields of `data` of which the records have the text that a row was written with."""
+    found = con.sql("SELECT * FROM own")
+    kinds = dict(zip(found.columns, found.types, strict=True))
+    return tuple(name for name, _ in kinds["written"].children) if "written" in kinds else ()
+
+
+def _fields(con: duckdb.DuckDBPyConnection) -> list[str]:
+    return [row[0] for row in con.execute("DESCRIBE SELECT unnest(data) FROM own").fetchall()]
+
+
+def _select(files: PlanFiles, run_id: str | None) -> str:
     where = f" WHERE records.run_id = {literal(run_id)}" if run_id else ""
     return (
         f"SELECT records.run_id, {_of_run(files, 'provider')} AS provider, {_of_run(files, 'model')} AS model,"
@@ -155,11 +191,34 @@ def _of_run(files: PlanFiles, name: str) -> str:
 
 def _parquet(con: duckdb.DuckDBPyConnection, stream: BinaryIO, path: Path, group: int) -> int:
     row = con.execute(
-        f"COPY (FROM results) TO {literal(str(path))} (FORMAT parquet, ROW_GROUP_SIZE {group})"
+        f"COPY ({_typed(con)}) TO {literal(str(path))} (FORMAT parquet, ROW_GROUP_SIZE {group})"
     ).fetchone()
     with path.open("rb") as source:
         shutil.copyfileobj(source, stream, 1 << 20)
     return int(row[0]) if row else 0
+
+
+def _typed(con: duckdb.DuckDBPyConnection) -> str:
+    """The records with their types; what is nested in `data`, and differs from row to row, is JSON."""
+    texts = set(_texts(con))
+    kinds = (
+        {name: kind for name, kind, *_ in con.execute("DESCRIBE SELECT unnest(data) FROM own").fetchall()}
+        if texts
+        else {}
+    )
+    nested = [name for name, kind in kinds.items() if name in texts and _nested(kind)]
+    if not nested:
+        return "SELECT * FROM results"
+    fields = ", ".join(
+        f"{identifier(name)} := "
+        + (
+            f"coalesce(written.{identifier(name)}, to_json(data.{identifier(name)})::VARCHAR)::JSON"
+            if name in nested
+            else f"data.{identifier(name)}"
+        )
+        for name in kinds
+    )
+    return f"SELECT * EXCLUDE (written) REPLACE (struct_pack({fields}) AS data) FROM own"
 
 
 def _group_rows(con: duckdb.DuckDBPyConnection, files: PlanFiles) -> int:
@@ -176,7 +235,7 @@ def _chunks(con: duckdb.DuckDBPyConnection, sql: str) -> Iterator[list[tuple[Any
 
 
 def _jsonl(con: duckdb.DuckDBPyConnection, skip: int) -> Iterator[tuple[bytes, int]]:
-    for chunk in _chunks(con, f"SELECT to_json(results)::VARCHAR FROM results OFFSET {skip}"):
+    for chunk in _chunks(con, f"SELECT {as_json(con)} FROM own OFFSET {skip}"):
         yield b"".join(_line(text) for (text,) in chunk), len(chunk)
 
 
@@ -200,7 +259,7 @@ def _csv(con: duckdb.DuckDBPyConnection, skip: int) -> Iterator[tuple[bytes, int
         yield _rows([[safe_cell(name) for name, _, _ in columns]]), 0
     values = ", ".join(value for _, value, _ in columns)
     text = [is_text for _, _, is_text in columns]
-    for chunk in _chunks(con, f"SELECT {values} FROM results OFFSET {skip}"):
+    for chunk in _chunks(con, f"SELECT {values} FROM own OFFSET {skip}"):
         yield _rows([[_cell(*pair) for pair in zip(row, text, strict=True)] for row in chunk]), len(chunk)
 
 
@@ -226,11 +285,17 @@ def _rows(rows: list[list[str]]) -> bytes:
 def _flat(con: duckdb.DuckDBPyConnection) -> list[tuple[str, str, bool]]:
     """CSV columns: name, SQL that gives the cell's text, and whether it is text (a number needs no quoting)."""
     columns: list[tuple[str, str, bool]] = []
+    texts = _texts(con)
     for name, kind, *_ in con.execute("DESCRIBE results").fetchall():
         if name in ("output", "data") and kind.startswith("STRUCT"):
             fields = con.execute(f"DESCRIBE SELECT unnest({identifier(name)}) FROM results").fetchall()
             columns += [
-                _column(f"{name}.{field}", f"{identifier(name)}.{identifier(field)}", inner)
+                _column(
+                    f"{name}.{field}",
+                    f"{identifier(name)}.{identifier(field)}",
+                    inner,
+                    f"written.{identifier(field)}" if name == "data" and field in texts else None,
+                )
                 for field, inner, *_ in fields
             ]
         else:
@@ -238,10 +303,15 @@ def _flat(con: duckdb.DuckDBPyConnection) -> list[tuple[str, str, bool]]:
     return columns
 
 
-def _column(name: str, value: str, kind: str) -> tuple[str, str, bool]:
-    nested = kind.startswith(("STRUCT", "MAP", "UNION")) or kind.endswith("]")
+def _column(name: str, value: str, kind: str, text: str | None = None) -> tuple[str, str, bool]:
+    nested = _nested(kind)
     number = kind in ("BOOLEAN", "FLOAT", "DOUBLE") or kind.endswith("INT") or kind.startswith(("DECIMAL", "INTEGER"))
-    return name, f"to_json({value})::VARCHAR" if nested else f"{value}::VARCHAR", nested or not number
+    shown = f"to_json({value})::VARCHAR" if nested else f"{value}::VARCHAR"
+    return name, f"coalesce({text}, {shown})" if text else shown, nested or not number
+
+
+def _nested(kind: str) -> bool:
+    return kind.startswith(("STRUCT", "MAP", "UNION")) or kind.endswith("]")
 
 
 def safe_cell(text: str) -> str:

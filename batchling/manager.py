@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from datetime import date, time
 from decimal import Decimal
@@ -28,7 +29,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from batchling.errors import BatchlingError, JournalError, ProviderError, RefusedError, UnfinishedError, UsageError
+from batchling.errors import (
+    BatchlingError,
+    JournalError,
+    NoteWarning,
+    ProviderError,
+    RefusedError,
+    UnfinishedError,
+    UsageError,
+)
 from batchling.prompt import value_text
 from batchling.results import Results
 
@@ -218,6 +227,9 @@ class Experiment:
         Raises:
             UsageError: data, prompt or schema are wrong.
             RefusedError: the worst case is above the budget.
+
+        Warns:
+            NoteWarning: what `batchling plan` would note, e.g. empty placeholders.
         """
         if self._folder is None:
             self._open()
@@ -280,6 +292,8 @@ class Experiment:
         )
         self._folder = opened.folder
         self._made = opened.how == "created"
+        for note in opened.notes:
+            warnings.warn(note, NoteWarning, stacklevel=3)
 
     def _needs_key(self) -> None:
         """Without a key nothing is left behind that a later `batchling watch` would send."""

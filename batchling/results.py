@@ -132,7 +132,7 @@ class Results:
         Keys: run_id, provider, model, overrides, row_id, repeat, request_key, state, output, data, text, error,
         attempts, and cost_usd (Decimal, or None when unknown).
         """
-        return self._read("SELECT to_json(results)::VARCHAR, cost_usd FROM results")
+        return self._read("FROM own")
 
     __iter__ = records
 
@@ -143,7 +143,7 @@ class Results:
 
     def head(self, n: int) -> list[dict[str, Any]]:
         """The first `n` records."""
-        return list(self._read(f"SELECT to_json(results)::VARCHAR, cost_usd FROM results LIMIT {int(n)}"))
+        return list(self._read(f"FROM own LIMIT {int(n)}"))
 
     def objects(self) -> Iterator[Any]:
         """The answers of the rows that are ok: instances of the schema's pydantic class, else dicts; text without a schema.
@@ -151,7 +151,7 @@ class Results:
         In the order of the rows; `records()` also has the rows that are not ok, and says which row each is.
         """
         schemas = self._schemas
-        for record in self._read("SELECT to_json(results)::VARCHAR, cost_usd FROM results WHERE state = 'ok'"):
+        for record in self._read("FROM own WHERE state = 'ok'"):
             schema = schemas[record["run_id"]]
             if schema is None:
                 yield record["output"] if record["text"] is None else record["text"]
@@ -160,10 +160,12 @@ class Results:
             else:
                 yield schema.python(record["text"], record["output"])
 
-    def _read(self, sql: str) -> Iterator[dict[str, Any]]:
+    def _read(self, records: str) -> Iterator[dict[str, Any]]:
+        from batchling.export import as_json
+
         # As JSON, because DuckDB's Python values need packages of their own for some types.
         with self._connect() as con:
-            result = con.execute(sql)
+            result = con.execute(f"SELECT {as_json(con)}, cost_usd {records}")
             while chunk := result.fetchmany(_AT_ONCE):
                 for text, cost in chunk:
                     record: dict[str, Any] = limits.loads_tolerantly(text, depth=limits.OWN_DEPTH)
@@ -174,7 +176,7 @@ class Results:
         """A connection of its own for each reader: DuckDB's hold one unfinished result at a time."""
         from batchling import duck
         from batchling.catalog import plan_files
-        from batchling.export import select
+        from batchling.export import define_views
 
         files = plan_files.load(self.folder)
         if not files.records.exists():
@@ -185,7 +187,7 @@ class Results:
                 next_command="batchling status" if files.emptied else f"batchling watch {self.plan_id}",
             )
         con = duck.connect(memory_mb=1024)
-        con.execute(f"CREATE VIEW results AS {select(files, self.run_id)}")
+        define_views(con, files, self.run_id)
         return con
 
     @cached_property

@@ -15,7 +15,7 @@ from typing import Any
 
 from batchling.api.kits import decode_cached, kits, offline_kits, recorded
 from batchling.api.outcome import MetricValue, Outcome, RunReport
-from batchling.api.standing import not_received, recipients_of, undecided
+from batchling.api.standing import not_received, recipients_of, undecided, unknown_usd
 from batchling.api.workspace import Workspace, state_name
 from batchling.catalog.rows import Refreshed
 from batchling.disk import create_private
@@ -466,6 +466,7 @@ def outcome(workspace: Workspace, folder: PlanFolder, state: State, reason: str,
         reused=document["cached"],
         batches=sum(1 for _, a in state.attempts() if a.batch_id),
         actual_usd=state.known_spent(),
+        unknown_usd=tuple(unknown_usd(state, document, worst=False)),
         next_command=next_command,
         details=tuple(details),
         warnings=(*refreshed.warnings, *_remarks(workspace, folder), *_asking_again(lost, again)),

@@ -138,7 +138,7 @@ class Outcome:
         state: the plan's state in the catalog's words.
         created: a new plan was made by this call.
         bought: requests that were sent in this plan; reused: answers taken from earlier plans.
-        actual_usd: what the answers that this plan bought cost; None: not known.
+        actual_usd: what the answers that this plan bought cost; None: not known, and `unknown_usd` says why.
         next_command: what goes on from here; None when nothing is left.
         details: what went wrong, one sentence each.
         not_received: rows that may have been paid for and were not received, by batch.
@@ -166,6 +166,7 @@ class Outcome:
     notes: tuple[str, ...] = ()
     not_received: tuple[Doubt, ...] = ()
     recipients: tuple[Recipient, ...] = ()
+    unknown_usd: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +230,7 @@ class LaneStatus:
 class PlanStatus:
     """One plan: where its batches, rows and money are, and which variable's value goes to which host.
 
-    Read from its journal and plan.json alone.
+    Read from its journal and plan.json alone. `unknown_usd`: why an amount is None, a sentence for each model.
     """
 
     plan_id: str
@@ -247,6 +248,7 @@ class PlanStatus:
     simulated: bool
     holder: str | None = None
     next_command: str | None = None
+    unknown_usd: tuple[str, ...] = ()
     runs_detail: tuple[Mapping[str, Any], ...] = field(default=())
     points: tuple[PointStatus, ...] = ()
     lanes: tuple[LaneStatus, ...] = ()

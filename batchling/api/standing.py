@@ -21,6 +21,7 @@ from batchling.runner.broken import as_broken, plans, whole
 from batchling.runner.broken import name as tell
 from batchling.runner.doubts import Doubt, doubts_of
 from batchling.runner.folder import MOMENT, PlanFolder, folders
+from batchling.runner.planning import why_unknown
 from batchling.trust import Recipient, recorded
 from batchling.waiting import waits
 
@@ -136,6 +137,7 @@ def plan_status(workspace: Workspace, folder: PlanFolder) -> PlanStatus:
         simulated=document["simulated"],
         holder=None if state.finished else workspace.holder(folder),
         next_command=next_command,
+        unknown_usd=tuple(unknown_usd(state, document, worst=state.finished is None)),
         runs_detail=tuple(
             {k: r[k] for k in ("run_id", "provider", "model", "overrides", "rows", "repeats")} for r in document["runs"]
         ),
@@ -145,6 +147,24 @@ def plan_status(workspace: Workspace, folder: PlanFolder) -> PlanStatus:
         waits=tuple(waits(state, workspace.clock.now(), folder.plan_id)),
         recipients=recipients_of(document),
     )
+
+
+def unknown_usd(state: State, document: Mapping[str, Any], *, worst: bool) -> Iterator[str]:
+    """Why an amount of a plan is not known, a sentence for each provider and model that it is not known of.
+
+    Args:
+        worst: the worst case of what is out is told, too.
+    """
+    for number, lane in enumerate(document["lanes"]):
+        run = next((run for run in document["runs"] if run["lane"] == number), None)
+        spent, most = state.known_spent(number), state.known_worst(number)
+        if run is None or (spent is not None and (most is not None or not worst)):
+            continue
+        priced, counted = run.get("price") is not None, lane.get("input_tokens") is not None
+        if priced and spent is None:
+            yield f"answers of {lane['model']} came without a number of tokens"
+        else:
+            yield why_unknown(lane["model"], lane["provider"], priced=priced, counted=counted)
 
 
 def undecided(shard: Shard, attempt: Attempt) -> str:

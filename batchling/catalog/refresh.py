@@ -321,7 +321,7 @@ def _insert(
         return
     con.execute(
         f"INSERT INTO {SCHEMA}.records SELECT run::VARCHAR, row_id, repeat, request_key, state, output,"
-        f" {'data' if staging.data_type == 'JSON' else 'to_json(data)'}, text, error, attempts, cost_usd,"
+        f" {staging.own_data()}, text, error, attempts, cost_usd,"
         f" {plan}, row, reasoning FROM record"  # in the order of its lines, as it stands
     )
     _insert_run_requests(con, plan, shards)

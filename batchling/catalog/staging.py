@@ -31,7 +31,7 @@ from batchling.catalog import salvage
 from batchling.catalog.plan_files import SPILL, PlanFiles, listed
 from batchling.catalog.tables import MONEY
 from batchling.disk import make_folders
-from batchling.duck import identifier, literal
+from batchling.duck import identifier, literal, own_json
 from batchling.errors import CatalogError, DiskFullError
 from batchling.models import ANSWERED
 
@@ -87,6 +87,7 @@ class Staging:
         self.spill = spill
         self.warnings: list[str] = []
         self.data_type: str | None = None
+        self.texts: tuple[str, ...] = ()  # fields of `data` whose own JSON is kept beside it
         self.output_type: str | None = None
 
     def build(self) -> None:
@@ -128,7 +129,7 @@ class Staging:
         group = _clamp(_GROUP_BYTES // width, 2048, 122_880)
         columns = (
             f"run::VARCHAR AS run_id, row_id, repeat, request_key, state, {output} AS output, data, text, error,"
-            " attempts, cost_usd, reasoning, row"
+            f" attempts, cost_usd, reasoning, row{', written' if self.texts else ''}"
         )
         at_once = _WIDE_GROUP_BYTES // width
         if at_once >= 2048:  # what DuckDB handles at once
@@ -332,27 +333,42 @@ class Staging:
         return sorted(self.files.runs, key=lambda run: first[run.data])
 
     def _records(self) -> None:
+        described: dict[Path, tuple[str, list[str], list[str]]] = {}
         if self.files.emptied:
             self.data_type = "JSON"
         else:
-            kinds = {self._type_of_data(path) for path in {run.data for run in self.files.runs}}
+            described = {path: self._described(path) for path in sorted({run.data for run in self.files.runs})}
+            kinds = {kind for kind, _, _ in described.values()}
             self.data_type = kinds.pop() if len(kinds) == 1 else "JSON"
+            if self.data_type != "JSON":
+                self.texts = tuple(dict.fromkeys(name for _, _, texts in described.values() for name in texts))
+        written = f", written STRUCT({', '.join(f'{identifier(name)} VARCHAR' for name in self.texts)})"
         self.con.execute(
             f"CREATE TEMP TABLE record (line BIGINT, run run, row BIGINT, row_id VARCHAR, repeat INTEGER,"
             f" root_key VARCHAR, request_key VARCHAR, state VARCHAR, output JSON, data {self.data_type},"
-            f" text VARCHAR, error VARCHAR, attempts INTEGER, cost_usd {MONEY}, reasoning VARCHAR)"
+            f" text VARCHAR, error VARCHAR, attempts INTEGER, cost_usd {MONEY}, reasoning VARCHAR"
+            f"{written if self.texts else ''})"
         )
         if self.files.emptied:
             return
-        data = "p.data" if self.data_type != "JSON" else "to_json(p.data)"
         # Slices ascend, so the table is in the order of its lines; DuckDB keeps it, and nobody has to sort it again.
         for path, first, last, rows, answers in self._slices():
+            _, fields, texts = described[path]
+            data, wanted, also = "p.data", "row, row_id, data", ""
+            if texts:
+                wanted += ", written"
+            if self.data_type == "JSON":
+                data = f"({own_json('p.data', fields, texts, 'p.written')})::JSON" if texts else "to_json(p.data)"
+            elif self.texts:
+                kept = (f"p.written.{identifier(n)}" if n in texts else "NULL::VARCHAR" for n in self.texts)
+                packed = ", ".join(f"{identifier(n)} := {text}" for n, text in zip(self.texts, kept, strict=True))
+                also = f", struct_pack({packed})"
             self.con.execute(
                 f"""
                 INSERT INTO record
                 SELECT line.line, line.run, line.row, p.row_id, line.repeat, line.key, coalesce(r.key, line.key),
                   coalesce(r.state, 'pending'), r.output, {data}, r.text, r.error,
-                  coalesce(c.attempts, 0), c.cost, r.reasoning
+                  coalesce(c.attempts, 0), c.cost, r.reasoning{also}
                 FROM (SELECT * FROM line WHERE line BETWEEN {first} AND {last}) AS line
                 LEFT JOIN (SELECT d, key, state, output, text, error, reasoning FROM response
                            WHERE d BETWEEN {answers[0]} AND {answers[1]}
@@ -360,15 +376,27 @@ class Staging:
                            WHERE d BETWEEN {answers[0]} AND {answers[1]}) AS r ON r.d = line.d
                 LEFT JOIN (SELECT d, attempts, cost FROM chosen
                            WHERE d BETWEEN {answers[0]} AND {answers[1]}) AS c ON c.d = line.base
-                JOIN (SELECT row, row_id, data FROM read_parquet({listed([path])})
+                JOIN (SELECT {wanted} FROM read_parquet({listed([path])})
                       WHERE row BETWEEN {rows[0]} AND {rows[1]}) AS p ON p.row = line.row
                 ORDER BY line.line
                 """
             )
 
-    def _type_of_data(self, path: Path) -> str:
-        described = self.con.execute(f"DESCRIBE SELECT data FROM read_parquet({listed([path])})").fetchall()
-        return str(described[0][1])
+    def _described(self, path: Path) -> tuple[str, list[str], list[str]]:
+        """Of a snapshot: the type of its rows, their fields, and the fields whose own JSON is kept."""
+        found = self.con.sql(f"SELECT * FROM read_parquet({listed([path])})")
+        kinds = dict(zip(found.columns, found.types, strict=True))
+        texts = [name for name, _ in kinds["written"].children] if "written" in kinds else []
+        return str(kinds["data"]), [name for name, _ in kinds["data"].children], texts
+
+    def own_data(self) -> str:
+        """SQL for a record's row as JSON, with each row's own keys and digits."""
+        if self.data_type == "JSON":
+            return "data"
+        if not self.texts:
+            return "to_json(data)"
+        fields = [row[0] for row in self.con.execute("DESCRIBE SELECT unnest(data) FROM record").fetchall()]
+        return f"({own_json('data', fields, self.texts, 'written')})::JSON"
 
     def _slices(self) -> Iterator[tuple[Path, int, int, tuple[int, int], tuple[int, int]]]:
         """Data file, first and last line, and the ranges of rows and answers that the lines between touch."""

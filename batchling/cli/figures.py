@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from decimal import ROUND_HALF_UP, Decimal
 
 from batchling.cli.table import Number
+from batchling.printable import printable
 
 
 def usd(value: Decimal | None) -> Number:
@@ -21,6 +23,11 @@ def usd(value: Decimal | None) -> Number:
     if abs(value) < Decimal("0.001"):
         return Number(format(value.normalize(), "f"))
     return Number(f"{value.quantize(Decimal('0.0001'), rounding=ROUND_HALF_UP):,f}")
+
+
+def reasons(unknown: Sequence[str]) -> str:
+    """Why an amount beside is `?`, in parentheses; nothing where none is."""
+    return f" (?: {printable('; '.join(unknown))})" if unknown else ""
 
 
 def count(value: int | None) -> Number:

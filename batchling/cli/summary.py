@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchling.cli.figures import count, plural, usd
+from batchling.cli.figures import count, plural, reasons, usd
 from batchling.cli.screen import SIMULATED, width
 from batchling.cli.shell import Shell
 from batchling.cli.table import Number, table
@@ -59,11 +59,11 @@ def show_outcome(shell: Shell, outcome: Outcome, *, worked: bool) -> None:
 def _bought(outcome: Outcome, worked: bool) -> str:
     if not worked and outcome.reason == "finished" and not outcome.created:
         sent = "nothing sent" if outcome.not_received else "nothing sent: everything is answered"
-        return f"{sent}   {usd(outcome.actual_usd)} USD in all"
+        return f"{sent}   {usd(outcome.actual_usd)} USD in all{reasons(outcome.unknown_usd)}"
     parts = [f"{plural(outcome.bought, 'request')} sent in {plural(outcome.batches, 'batch', 'batches')}"]
     if outcome.reused:
         parts.append(f"{plural(outcome.reused, 'answer')} reused")
-    parts.append(f"{usd(outcome.actual_usd)} USD")
+    parts.append(f"{usd(outcome.actual_usd)} USD{reasons(outcome.unknown_usd)}")
     return ", ".join(parts)
 
 

@@ -630,12 +630,21 @@ def unknown_usd(lanes: Sequence[LanePlan], totals: Totals) -> Iterator[str]:
     for lane, tally in zip(lanes, totals.lanes, strict=True):
         if not tally.requests or tally.worst_usd is not None:
             continue
-        if lane.price is None:
-            yield f"no price is known for {lane.model} at {lane.spec.config.provider.name}: set model.price"
-        elif tally.input_tokens is None:
-            yield f"the tokens of {lane.model} are not counted: set tokens=auto"
-        else:
-            yield f"answers of {lane.model} have no limit: set model.max_output_tokens"
+        yield why_unknown(
+            lane.model,
+            lane.spec.config.provider.name,
+            priced=lane.price is not None,
+            counted=tally.input_tokens is not None,
+        )
+
+
+def why_unknown(model: str, provider: str, *, priced: bool, counted: bool) -> str:
+    """Why nobody can say what requests cost at most, and which key helps."""
+    if not priced:
+        return f"no price is known for {model} at {provider}: set model.price"
+    if not counted:
+        return f"the tokens of {model} are not counted: set tokens=auto"
+    return f"answers of {model} have no limit: set model.max_output_tokens"
 
 
 def plan_document(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchling import confined
-from batchling.duck import identifier, literal
+from batchling.duck import identifier, literal, own_json
 from batchling.errors import DataError
 from batchling.prompt import value_text
 from batchling.source import delimited, documents, encodings, faults, query, sheets
@@ -326,4 +326,13 @@ def _records(con: duckdb.DuckDBPyConnection, run: str, run_lookup: Callable[[str
     file = f"read_parquet({literal(_escape(str(path)))})"
     one = con.execute(f"SELECT 1 FROM {file} WHERE run_id = ? LIMIT 1", [run]).fetchone()
     where = f" WHERE {identifier('run_id')} = {literal(run)}" if one else ""
-    return Relation(f"SELECT * FROM {file}{where}", f"run {run}", (str(path),))
+    found = con.sql(f"SELECT * FROM {file}")
+    kinds = dict(zip(found.columns, found.types, strict=True))
+    if "written" not in kinds:  # nothing differs from what the types give back, or they are of an earlier version
+        return Relation(f"SELECT * FROM {file}{where}", f"run {run}", (str(path),))
+    fields = [name for name, _ in kinds["data"].children]
+    texts = [name for name, _ in kinds["written"].children]
+    differs = " OR ".join(f"written.{identifier(name)} IS NOT NULL" for name in texts)
+    own = f"CASE WHEN {differs} THEN {own_json('data', fields, texts, 'written')} END"
+    sql = f"SELECT * EXCLUDE (written), struct_pack(data := {own}) AS {documents.WRITTEN} FROM {file}{where}"
+    return Relation(sql, f"run {run}", (str(path),), written=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from batchling import ExperimentManager
-from batchling.errors import ConfigError, ProviderError, UsageError
+from batchling.errors import ConfigError, NoteWarning, ProviderError, UsageError
 from tests.cli.conftest import environment
 
 QUICK_START = """\
@@ -149,3 +149,17 @@ def test_a_key_error_leaves_the_input_file_but_no_plan(manager: ExperimentManage
         experiment.start()
     assert Path("input.jsonl").is_file() and experiment.status == "new"
     assert not list((project / "runs").glob("*/plan.json"))
+
+
+def test_setup_warns_of_what_plan_notes(manager: ExperimentManager) -> None:
+    experiment = manager.start_experiment(
+        "noted",
+        model="gpt-4o-mini",
+        provider="local",
+        template_messages=[{"role": "user", "content": "Greet {{name}} of {name}"}],
+        placeholders=[{"name": "a"}, {"name": ""}],
+    )
+    with pytest.warns(NoteWarning) as told:
+        experiment.setup()
+    assert {Path(warning.filename) for warning in told} == {Path(__file__)}
+    assert any("{name} is empty or null in 1 of 2 rows" in str(warning.message) for warning in told)

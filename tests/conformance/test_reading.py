@@ -287,6 +287,15 @@ def test_20_an_answer_is_repaired_as_often_as_the_config_says(
     assert bench.server.times_answered() == {1}
 
 
+def test_20_a_cost_that_is_not_known_says_why(bench: Workbench) -> None:
+    why = "no price is known for m-1 at compatible: set model.price"
+    outcome = bench.run("model.price=null", confirm=lambda what, worst: True)
+    assert (outcome.actual_usd, outcome.unknown_usd) == (None, (why,))
+    shown = bench.cli("status", outcome.plan_id).stdout
+    assert f"money: ? USD (?: {why})" in shown
+    assert f"? USD in all (?: {why})" in bench.cli("run", *bench.arguments("model.price=null"), "--yes").stdout
+
+
 @pytest.mark.parametrize(("now", "rounds"), [((), 2), (("retry.repair=2",), 3), (("retry.repair=false",), 1)])
 def test_20_the_command_that_resumes_a_plan_says_how_often_answers_are_repaired(
     bench: Workbench, now: tuple[str, ...], rounds: int

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batchling.cli.commands.arguments import experiment_argument, fresh_option, multirun_option, retry_option
-from batchling.cli.figures import count, duration, plural, size, usd
+from batchling.cli.figures import count, duration, plural, reasons, size, usd
 from batchling.cli.screen import SIMULATED, width
 from batchling.cli.shell import Shell, common, pass_shell
 from batchling.cli.table import table
@@ -107,8 +107,7 @@ def describe(report: PlanReport) -> list[str]:
             if line and line not in lines:
                 lines.append(line)
     cost = f"cost: {usd(report.estimated_usd)} USD expected, {usd(report.max_usd)} USD at most"
-    if report.unknown_usd:
-        cost += f" (?: {printable('; '.join(report.unknown_usd))})"
+    cost += reasons(report.unknown_usd)
     lines.append(cost + _budget(report))
     if report.same:
         lines.append(

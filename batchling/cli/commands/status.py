@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batchling.cli.commands.arguments import plan_argument
-from batchling.cli.figures import count, duration, moment, usd
+from batchling.cli.figures import count, duration, moment, reasons, usd
 from batchling.cli.screen import SIMULATED, width
 from batchling.cli.shell import Shell, common, pass_shell
 from batchling.cli.table import table
@@ -125,7 +125,7 @@ def describe(plan: PlanStatus, now: float) -> list[str]:
     states = ", ".join(f"{n:,} {name}" for name, n in sorted(plan.states.items())) or "none"
     lines.append(f"  requests: {states}")
     worst = "" if plan.finished_at is not None else f", at most {usd(plan.worst_usd)} USD with what is out"
-    lines.append(f"  money: {usd(plan.actual_usd)} USD{worst}")
+    lines.append(f"  money: {usd(plan.actual_usd)} USD{worst}{reasons(plan.unknown_usd)}")
     if plan.not_received:
         lines.append(f"  {printable(told(plan.not_received))}")
     lines += [f"  key: {printable(r.variable)} goes to {printable(r.host)}" for r in plan.recipients]
