@@ -65,6 +65,7 @@ class Totals:
     cached: int = 0
     awaiting: int = 0
     doubtful: dict[str, int] = field(default_factory=dict)
+    size_bytes: int = 0
     longest_bytes: int = 0
     lanes: list[Tally] = field(default_factory=list)
     rows_of: list[int] = field(default_factory=list)
@@ -408,6 +409,7 @@ def _add_up(totals: Totals, tally: Tally, made: Made) -> None:
     sizes = [len(made.head) + len(rest) for rest in made.rests]
     size = sum(sizes)
     totals.requests += len(sizes)
+    totals.size_bytes += size
     totals.longest_bytes = max(totals.longest_bytes, *sizes)
     tally.requests += len(sizes)
     tally.bytes += size
