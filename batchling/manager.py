@@ -277,7 +277,6 @@ class Experiment:
         return Results(self._folder.path, outcome=outcome)
 
     def _open(self) -> None:
-        from batchling.api.kits import encoders
         from batchling.runner.planning import open_plan
 
         assert self._spec is not None
@@ -286,7 +285,6 @@ class Experiment:
             self._workspace.clock,
             self._workspace.runs,
             [self._spec],
-            encoders,
             command="experiment.start()",
             refresh_stale=self._workspace.refresh_stale,
         )

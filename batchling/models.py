@@ -85,6 +85,17 @@ TERMINAL = frozenset({"completed", "failed", "expired", "cancelled"})
 
 
 @dataclass(frozen=True, slots=True)
+class Garbage:
+    """A line of results that names no request. `message` says why, in one sentence."""
+
+    message: str
+
+
+NOT_UNDERSTOOD = "not_understood"
+"""The error code of an answer that cannot be read: final, and its cost is not known."""
+
+
+@dataclass(frozen=True, slots=True)
 class BatchError:
     """One entry of a failed batch's error list, or of a refusal; `line` is 1-based in the input file.
 

@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import repeat as repeated
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
 from batchling import limits
+from batchling.dialects import BUILT_IN, CHAT, Dialect, NeutralRequest, StrictSchema
 from batchling.errors import ConfigError, DataError
 from batchling.prompt import Prompt, RenderError, Slot, compile_prompt
 from batchling.schema.sending import OPENING
@@ -30,17 +30,7 @@ from batchling.spec import Config, Spec
 if TYPE_CHECKING:
     from batchling.schema import OutputSchema
 
-_RESERVED = {
-    "chat": {"model", "messages", "stream", "stream_options"},
-    "responses": {"model", "input", "stream", "stream_options", "background"},
-    "embeddings": {"model", "input", "stream"},
-}
-"""Body properties that are ours, or that a batch cannot have: `model.params` may not set them."""
-
-_MAX_TOKENS = {"max_tokens", "max_completion_tokens", "max_output_tokens"}
-
-_MESSAGES = {"chat": "messages", "responses": "input"}
-_BODY_END = b"}]}"  # of chat and responses bodies; a repair is spliced in before the list's end
+_BODY_END = b"]}"  # of bodies whose dialect has turns; a repair is spliced in before the list's end
 
 
 class Built(NamedTuple):
@@ -92,6 +82,7 @@ class RequestBuilder:
         spec: the run.
         columns: the columns that rows have.
         output_schema: what answers must look like; None for plain text.
+        dialect: writes the bodies; None: the one that OpenAI's API speaks at the run's endpoint.
         engine_identity: takes the place of the address in the key.
 
     Attributes:
@@ -104,6 +95,7 @@ class RequestBuilder:
     """
 
     __slots__ = (
+        "_dialect",
         "_glue",
         "_head",
         "_layout",
@@ -122,18 +114,21 @@ class RequestBuilder:
         columns: Sequence[str],
         output_schema: OutputSchema | None = None,
         *,
+        dialect: Dialect | None = None,
         engine_identity: str | None = None,
     ):
         config = spec.config
-        self.prompt = _compile(spec, columns)
+        self._dialect = dialect or BUILT_IN[config.model.endpoint]
+        prompt = _compile(spec, columns)
         if output_schema is not None and output_schema.words is not None:
-            self.prompt = self.prompt.saying(output_schema.words)
+            prompt = prompt.saying(output_schema.words)
+        self.prompt, frame = _frame(self._dialect, config, prompt, output_schema)
         self.columns = self.prompt.columns
         self._with_row_id = not config.dedupe
         self._layout, self._slots = _lay_out_texts(self.prompt)
         self._spoken = _spoken(self.prompt)
 
-        self._head, *glue = _lay_out_body(self.prompt, config.model.endpoint, _constant(config, output_schema))
+        self._head, *glue = _lay_out_body(self.prompt, frame)
         self._glue = tuple(glue)
         headers = dict(sorted((name.lower(), value) for name, value in config.provider.headers.items()))
         place = address(config) if engine_identity is None else engine_identity
@@ -282,10 +277,14 @@ class RequestBuilder:
         digest.update(self._tail(repeat, row_id))
         return "k1-" + digest.hexdigest()[:40]
 
-    @staticmethod
-    def repair(parent_key: str, body: bytes, answer: str, errors: str, n: int) -> tuple[str, bytes]:
-        """The module's `repair`: it needs nothing of the run but the body."""
-        return repair(parent_key, body, answer, errors, n)
+    @property
+    def repairs(self) -> bool:
+        """Whether a request can be repaired: its dialect has turns."""
+        return self._dialect.turns
+
+    def repair(self, parent_key: str, body: bytes, answer: str, errors: str, n: int) -> tuple[str, bytes]:
+        """The module's `repair`, in the words of the run's dialect."""
+        return repair(parent_key, body, answer, errors, n, dialect=self._dialect)
 
     def _tail(self, repeat: int, row_id: str | None) -> bytes:
         """Fields 7 and 8 of the key."""
@@ -344,7 +343,9 @@ def repair_key(parent_key: str, n: int) -> str:
     return "k1-" + hashlib.sha256(b"\0".join(fields)).hexdigest()[:40]
 
 
-def repair(parent_key: str, body: bytes, answer: str, errors: str, n: int) -> tuple[str, bytes]:
+def repair(
+    parent_key: str, body: bytes, answer: str, errors: str, n: int, *, dialect: Dialect = CHAT
+) -> tuple[str, bytes]:
     """The request that shows the model its answer and what was wrong with it.
 
     Args:
@@ -353,6 +354,7 @@ def repair(parent_key: str, body: bytes, answer: str, errors: str, n: int) -> tu
         answer: the answer that did not fit; where it is blank, no assistant message is sent (providers refuse empty ones).
         errors: what was wrong, one line for each error.
         n: 1-based number of the repair of this parent.
+        dialect: the body's.
 
     Returns:
         The repair's key and body.
@@ -360,47 +362,43 @@ def repair(parent_key: str, body: bytes, answer: str, errors: str, n: int) -> tu
     Raises:
         ValueError: the body has no messages to add to (embeddings).
     """
-    if not body.endswith(_BODY_END):
+    if not dialect.turns or not body.endswith(_BODY_END):
         raise ValueError("only requests with messages can be repaired")
     messages = []
     if answer.strip():
-        messages.append({"role": "assistant", "content": _unicode(answer)})
+        messages.append(dialect.turn("assistant", _unicode(answer)))
     request = f"That answer does not fit the required format:\n{errors}\nAnswer again with the corrected JSON only."
     if words := _format_in_words(body):
         request += f"\n\n{words}"
-    messages.append({"role": "user", "content": _unicode(request)})
+    messages.append(dialect.turn("user", _unicode(request)))
     added = b"".join(b"," + _json(message) for message in messages)
-    return repair_key(parent_key, n), body[:-2] + added + b"]}"
+    return repair_key(parent_key, n), body[: -len(_BODY_END)] + added + _BODY_END
 
 
 def _format_in_words(body: bytes) -> str | None:
-    """The schema as the body's system message says it; None where it does not: a lane's runs may have several schemas."""
-    mark = _json(OPENING)[1:-1]
-    if mark not in body:
+    """The schema as the body's prompt says it; None where it does not: a lane's runs may have several schemas."""
+    if _json(OPENING)[1:-1] not in body:
         return None
-    sent = limits.own(body)
-    for message in reversed(sent.get("messages") or sent.get("input") or []):
-        if message["role"] in ("system", "developer") and isinstance(content := message["content"], str):
-            _, found, words = content.rpartition(OPENING)
-            if found:
-                return OPENING + words
-    return None
+    # The system's message comes before the row's, which may hold anything.
+    said = next((text for text in _strings(limits.own(body)) if OPENING in text), None)
+    return None if said is None else OPENING + said.rpartition(OPENING)[2]
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every string in a JSON document, in its order."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
 
 
 def custom_id(key: str, plan: str, shard: int) -> str:
     """What names a request in a shard: the key, the plan's last six characters, the 1-based shard number."""
     return f"{key}-{plan}-{shard:04d}"
-
-
-def line(custom_id: str, path: str, body: bytes) -> bytes:
-    """One line of a request file, newline included. `path` is the endpoint's URL path."""
-    return b"".join((b'{"custom_id":"', custom_id.encode("ascii"), _post(path), body, b"}\n"))
-
-
-@lru_cache(maxsize=64)
-def _post(path: str) -> bytes:
-    """What stands between the custom_id and the body, the same for all lines of an endpoint."""
-    return b'","method":"POST","url":%b,"body":' % _json(path)
 
 
 def _compile(spec: Spec, columns: Sequence[str]) -> Prompt:
@@ -424,62 +422,59 @@ def _compile(spec: Spec, columns: Sequence[str]) -> Prompt:
         return compile_prompt(spec.messages, config.prompt.engine, columns)
 
 
-def _constant(config: Config, output_schema: OutputSchema | None) -> dict[str, Any]:
-    """The body's properties that no row changes, in the order in which they are sent."""
+def _frame(
+    dialect: Dialect, config: Config, prompt: Prompt, output_schema: OutputSchema | None
+) -> tuple[Prompt, list[bytes]]:
+    """The run's body with a gap for each message: what stands before the first, between them, and after the last.
+
+    A dialect may put the messages in another order; the prompt comes back in the order of its gaps. A gap is found by a
+    mark that stands for the message's text: a number between two NULs, which no config holds by accident.
+
+    Raises:
+        ConfigError: the dialect cannot say this request, or does not do what `Dialect` promises.
+    """
     model, endpoint = config.model, config.model.endpoint
-    params: dict[str, Any] = dict(model.params)
-    for name in params.keys() & _RESERVED[endpoint]:
-        why = "a batch cannot stream" if name.startswith("stream") else "batchling sets it"
-        raise ConfigError(f"model.params.{name}: {why}; remove it")
-    if params.get("n", 1) != 1:
-        raise ConfigError(
-            "model.params.n: a request has one answer", next_command="ask several times with `repeats: N`"
-        )
-
-    body: dict[str, Any] = {"model": model.id}
-    text: Any = params.pop("text", {}) if endpoint == "responses" else {}
-    body.update(params)
-
-    if model.max_output_tokens is not None and endpoint != "embeddings":
-        limit = config.provider.max_tokens_param.get(endpoint)
-        if limit is None:
-            raise ConfigError(
-                f"provider.max_tokens_param.{endpoint}: unknown, so model.max_output_tokens cannot be sent"
-            )
-        for name in params.keys() & (_MAX_TOKENS | {limit}):
-            raise ConfigError(f"model.params.{name}: model.max_output_tokens sets the limit; remove one of them")
-        body[limit] = model.max_output_tokens
-
+    sent = None
     if output_schema is not None:
         if endpoint == "embeddings":
             raise ConfigError("schema: the embeddings endpoint answers with vectors; remove the schema")
         if output_schema.strict_schema is not None:
-            shape = {
-                "name": output_schema.name,
-                "schema": output_schema.strict_schema,
-                "strict": config.provider.strict_schema,
-            }
-            if endpoint == "chat":
-                if "response_format" in params:
-                    raise ConfigError(
-                        "model.params.response_format: the schema sets it; remove it, or set schema.strict: false"
-                    )
-                body["response_format"] = {"type": "json_schema", "json_schema": shape}
-            else:
-                if not isinstance(text, dict) or "format" in text:
-                    raise ConfigError(
-                        "model.params.text.format: the schema sets it; remove it, or set schema.strict: false"
-                    )
-                text = {**text, "format": {"type": "json_schema", **shape}}
-        elif output_schema.sent == "json_mode":
-            # Whoever sets a format themselves keeps it: the schema in words does not depend on it.
-            if endpoint == "chat":
-                body.setdefault("response_format", {"type": "json_object"})
-            elif isinstance(text, dict):
-                text = {"format": {"type": "json_object"}, **text}
-    if text:
-        body["text"] = text
-    return body
+            sent = StrictSchema(output_schema.name, output_schema.strict_schema, config.provider.strict_schema)
+    marks = [f"\0text {number}\0" for number in range(len(prompt.templates))]
+    body = dialect.write(
+        NeutralRequest(
+            model=model.id,
+            texts=tuple((template.role, mark) for template, mark in zip(prompt.templates, marks, strict=True)),
+            params=model.params,
+            max_output_tokens=model.max_output_tokens,
+            max_tokens_param=config.provider.max_tokens_param.get(endpoint),
+            schema=sent,
+            json_mode=output_schema is not None and output_schema.sent == "json_mode",
+        )
+    )
+    text = _json(body, "model.params")
+    places = []
+    for number, mark in enumerate(marks):
+        needle = _json(mark)[1:-1]
+        if (count := text.count(needle)) != 1:
+            raise _flaw(dialect, config, f"wrote message {number + 1} {count} times")
+        places.append((text.index(needle), len(needle), number))
+    places.sort()
+    if dialect.turns and not text.endswith(_BODY_END):
+        raise _flaw(dialect, config, "did not end a body with its messages")
+    frame, end = [], 0
+    for start, length, _ in places:
+        frame.append(text[end:start])
+        end = start + length
+    frame.append(text[end:])
+    return replace(prompt, templates=tuple(prompt.templates[number] for _, _, number in places)), frame
+
+
+def _flaw(dialect: Dialect, config: Config, what: str) -> ConfigError:
+    return ConfigError(
+        f"provider.adapter: the dialect `{dialect.name}` of adapter `{config.provider.adapter}` {what}; "
+        "this is a fault of the adapter, not of your config"
+    )
 
 
 def _lay_out_texts(
@@ -506,35 +501,19 @@ def _lay_out_texts(
     return tuple(layout), slots
 
 
-def _lay_out_body(prompt: Prompt, endpoint: str, constant: dict[str, Any]) -> list[bytes]:
+def _lay_out_body(prompt: Prompt, frame: Sequence[bytes]) -> list[bytes]:
     """The body's constant bytes: what stands before the first slot's string, and after each."""
-    pieces = [_json(constant, "model.params")[:-1]]
-
-    def put(text: Any) -> None:
-        pieces[-1] += _json(text, "prompt.messages")[1:-1]
-
-    def put_message(template: Any) -> None:
+    pieces = [frame[0]]
+    for template, after in zip(prompt.templates, frame[1:], strict=True):
         if template.parts is None:
             pieces.append(b"")
         else:
             for part in template.parts:
                 if isinstance(part, str):
-                    put(part)
+                    pieces[-1] += _json(part, "prompt.messages")[1:-1]
                 else:
                     pieces.append(b"")
-
-    if endpoint == "embeddings":
-        pieces[-1] += b',"input":"'
-        put_message(prompt.templates[0])
-        pieces[-1] += b'"}'
-        return pieces
-    pieces[-1] += b',"%b":[' % _MESSAGES[endpoint].encode()
-    for number, template in enumerate(prompt.templates):
-        pieces[-1] += b"," if number else b""
-        pieces[-1] += b'{"role":%b,"content":"' % _json(template.role)
-        put_message(template)
-        pieces[-1] += b'"}'
-    pieces[-1] += b"]}"
+        pieces[-1] += after
     return pieces
 
 

@@ -50,7 +50,6 @@ def plan(experiment: str, overrides: list[str]) -> Work:
 
 def compile_plan(experiment: str, overrides: list[str]) -> Work:
     """What `batchling run` does before it sends: the same, and request files, index, manifest and journal, fsynced."""
-    from batchling.api.kits import encoders
     from batchling.api.workspace import Workspace
     from batchling.runner.planning import open_plan
 
@@ -64,7 +63,6 @@ def compile_plan(experiment: str, overrides: list[str]) -> Work:
             workspace.clock,
             runs,
             specs,
-            encoders,
             command="bench",
             fresh=True,
             refresh_stale=workspace.refresh_stale,

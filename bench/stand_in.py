@@ -16,15 +16,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from batchling import collect, request
-from batchling.collect import Garbage
-from batchling.models import Batch, Response, Submission
+from batchling.models import Batch, Submission
+from batchling.providers import Adapter
+from batchling.providers.openai import ADAPTER
 from batchling.spec import ProviderConfig
 from bench import workload
 
-ADAPTER = "bench"
+NAME = "bench"
 HOST = "http://stand-in.invalid"
-CONFIG = {"name": "bench", "adapter": ADAPTER, "api_key_env": None}
+CONFIG = {"name": "bench", "adapter": NAME, "api_key_env": None}
 
 calls: Counter[str] = Counter()
 """Calls by name, of this process."""
@@ -35,7 +35,7 @@ def install(folder: Path) -> None:
     info = folder / "bench_stand_in-0.dist-info"
     info.mkdir(parents=True, exist_ok=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: bench-stand-in\nVersion: 0\n", encoding="utf-8")
-    entry = f"[batchling.providers]\n{ADAPTER} = bench.stand_in:connect\n"
+    entry = f"[batchling.providers]\n{NAME} = bench.stand_in:STAND_IN\n"
     (info / "entry_points.txt").write_text(entry, encoding="utf-8")
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
@@ -83,22 +83,17 @@ def answer_line(custom_id: str, content: str) -> bytes:
 
 
 def connect(config: ProviderConfig, base_url: str, api_key: str | None, environ: Mapping[str, str]) -> StandIn:
-    """The entry point's object. `base_url` ends in its folder; nothing listens there."""
+    """A client. `base_url` ends in its folder; nothing listens there."""
     return StandIn(config, Path(base_url.removeprefix(HOST)))
 
 
 class StandIn:
-    """Implements `batchling.providers.Provider`. While the file `waiting` is in its folder no batch ends."""
+    """Implements `batchling.providers.Client`. While the file `waiting` is in its folder no batch ends."""
 
     def __init__(self, facts: ProviderConfig, folder: Path):
         self.facts = facts
         self.folder = folder
         self._said: dict[str, Batch] = {}
-
-    encode = staticmethod(request.line)
-
-    def decode(self, line: bytes) -> Response | Garbage:
-        return collect.decode(line)
 
     def upload(self, submission: Submission, content: BinaryIO) -> str:
         calls["upload"] += 1
@@ -167,6 +162,10 @@ class StandIn:
 
     def fingerprint(self) -> str | None:
         return None
+
+
+STAND_IN = Adapter(ADAPTER.envelope, ADAPTER.dialects, connect)
+"""The entry point's object."""
 
 
 def config(folder: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ LAYERS: list[tuple[str, set[str]]] = [
         {
             "prompt",
             "sandbox",
+            "dialects",
             "request",
             "schema",
             "packing",

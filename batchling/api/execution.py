@@ -212,7 +212,7 @@ def _same_keys(session: Session) -> None:
     """
     prints: dict[str, str] = {}
     for kit in session.kits:
-        mark = kit.provider.fingerprint()
+        mark = kit.client.fingerprint()
         if mark is not None:
             prints[kit.lane.group] = mark
     for group, mark in prints.items():
@@ -230,7 +230,7 @@ def _same_keys(session: Session) -> None:
             tried = "it has no batch yet that could be looked for with the new key"
         else:
             try:
-                kits[0].provider.poll(batch_id)
+                kits[0].client.poll(batch_id)
                 continue
             except CallError as error:
                 tried = f"with the new key the provider does not show batch {batch_id}: {error.message}"

@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from batchling import collect, config, providers, request, schema, shipped
+from batchling import config, providers, request, schema, shipped
 from batchling.disk import Disk
 from batchling.models import Price
-from batchling.providers import Provider
+from batchling.providers import Client
 from batchling.providers.gate import Gate
 from batchling.request import RequestBuilder
 from batchling.runner.broken import as_broken
 from batchling.runner.caching import cached_tags, decode_cache
+from batchling.runner.compiling import request_builder
 from batchling.runner.folder import PlanFolder
 from batchling.runner.judging import Schemas
 from batchling.runner.points import LanePlan, is_local, lane_plan
 from batchling.runner.session import LaneKit
 from batchling.scrub import Scrubber, is_placeholder
-from batchling.spec import Spec
+from batchling.spec import ProviderConfig, Spec
 from batchling.trust import COMPATIBLE
 
 if TYPE_CHECKING:
@@ -106,13 +107,8 @@ def _recorded(folder: PlanFolder, document: dict[str, Any]) -> Recorded:
     return Recorded(folder, document, ordered, specs, schemas)
 
 
-def encoders(lanes: Sequence[LanePlan]) -> list[Provider]:
-    """For planning, which needs no key and no connection."""
-    return [offline(lane.spec) for lane in lanes]
-
-
-def encoders_with_keys(lanes: Sequence[LanePlan], gate: Gate) -> list[Provider]:
-    """For a plan that will be sent: the same, once every key is there and may go where it would go.
+def admit(lanes: Sequence[LanePlan], gate: Gate) -> None:
+    """Before a plan that will be sent is made: every key is there and may go where it would go.
 
     Raises:
         ProviderError: a key's variable is not set, or holds no key; no plan is made then.
@@ -121,7 +117,6 @@ def encoders_with_keys(lanes: Sequence[LanePlan], gate: Gate) -> list[Provider]:
     for lane in lanes:
         spec = lane.spec
         gate.admit(spec.config.provider, compatible=names_shipped(spec, COMPATIBLE), where=_address_set_at(spec))
-    return encoders(lanes)
 
 
 def names_shipped(spec: Spec, name: str) -> bool:
@@ -136,18 +131,11 @@ def _address_set_at(spec: Spec) -> str | None:
     return spec.set_at("provider.engine.upstream" if is_local(spec) else "provider.base_url")
 
 
-def offline(spec: Spec) -> Provider:
-    """A provider of which only `encode` and `decode` work."""
-    if spec.config.provider.adapter == "openai":
-        return _LinesOnly()  # type: ignore[return-value]
-    return providers.encoder(spec.config.provider)
+class _Unconnected:
+    """Stands for the client where nothing is sent or asked."""
 
-
-class _LinesOnly:
-    """The OpenAI form of lines, without a connection."""
-
-    encode = staticmethod(request.line)
-    decode = staticmethod(collect.decode)
+    def __init__(self, facts: ProviderConfig):
+        self.facts = facts
 
 
 def kits(made: Recorded, stack: ExitStack, gate: Gate) -> tuple[LaneKit, ...]:
@@ -160,32 +148,33 @@ def kits(made: Recorded, stack: ExitStack, gate: Gate) -> tuple[LaneKit, ...]:
         RefusedError: nobody confirmed that the key may go there.
     """
     values = {lane.number: gate.admit(made.specs[lane.number].config.provider) for lane in made.lanes}
-    connected: dict[str, Provider] = {}
+    connected: dict[str, Client] = {}
     built = []
     for lane in made.lanes:
         spec = made.specs[lane.number]
-        provider = connected.get(lane.group)
-        if provider is None:
+        client = connected.get(lane.group)
+        if client is None:
             if is_local(spec):
                 server = _embedded(made.folder, lane, stack, values[lane.number])
-                provider = providers.connect(
+                client = providers.connect(
                     spec.config.provider, base_url=server.base_url, token=server.options.token, gate=gate
                 )
             else:
-                provider = providers.connect(spec.config.provider, gate=gate)
-            connected[lane.group] = provider
-        builder = _repairer(made, lane)
+                client = providers.connect(spec.config.provider, gate=gate)
+            connected[lane.group] = client
+        repairer = _repairer(made, lane)
         built.append(
             LaneKit(
                 lane=lane.lane(),
-                shape=lane.shape(provider.encode),
-                provider=provider,
+                shape=lane.shape(),
+                client=client,
+                envelope=lane.envelope,
                 schemas=made.schemas,
                 price=lane.price,
                 window=spec.config.provider.completion_window,
                 poll_seconds=lane.poll_seconds,
                 grace_seconds=spec.config.provider.capabilities.not_found_grace_seconds,
-                repair=builder.repair if builder is not None else None,
+                repair=repairer.repair if repairer is not None else None,
                 repairs=made.repairs(lane.number),
                 repair_key=request.repair_key,
                 scrubber=Scrubber(v for v in values[lane.number].values() if not is_placeholder(v)),
@@ -198,18 +187,18 @@ def offline_kits(made: Recorded) -> tuple[LaneKit, ...]:
     """Every lane without a connection: what is on the disk can be read and given up, nothing is sent or asked."""
     built = []
     for lane in made.lanes:
-        provider = offline(made.specs[lane.number])
-        builder = _repairer(made, lane)
+        repairer = _repairer(made, lane)
         built.append(
             LaneKit(
                 lane=lane.lane(),
-                shape=lane.shape(provider.encode),
-                provider=provider,
+                shape=lane.shape(),
+                client=cast(Client, _Unconnected(lane.spec.config.provider)),
+                envelope=lane.envelope,
                 schemas=made.schemas,
                 price=lane.price,
                 window="",
                 poll_seconds=lane.poll_seconds,
-                repair=builder.repair if builder is not None else None,
+                repair=repairer.repair if repairer is not None else None,
                 repairs=made.repairs(lane.number),
                 repair_key=request.repair_key,
             )
@@ -221,9 +210,10 @@ def _repairer(made: Recorded, lane: LanePlan) -> RequestBuilder | None:
     """What makes the repairs, whether any are allowed or not: a later command may allow them."""
     run = next((r for r in made.document["runs"] if r["lane"] == lane.number and r["schema"] is not None), None)
     spec = made.specs[lane.number]
-    if run is None or spec.config.model.endpoint == "embeddings":
+    if run is None:
         return None
-    return RequestBuilder(spec, run["columns"], made.schemas[run["schema_index"]])
+    made_by = request_builder(spec, run["columns"], made.schemas[run["schema_index"]])
+    return made_by if made_by.repairs else None
 
 
 def _embedded(folder: PlanFolder, lane: LanePlan, stack: ExitStack, values: Mapping[str, str]) -> LocalServer:
@@ -259,6 +249,6 @@ def decode_cached(disk: Disk, made: Recorded, *, again: bool = False) -> None:
                 made.folder,
                 made.schemas,
                 made.prices,
-                lambda lane: offline(made.specs[lane]).decode,
+                lambda lane: providers.envelope(made.specs[lane].config.provider).decode,
                 tag=tag,
             )

@@ -13,7 +13,7 @@ from typing import Any
 
 from batchling import catalog, config, cost, limits
 from batchling.api.execution import Allowance, advance, advance_all, opened, outcome
-from batchling.api.kits import encoders, encoders_with_keys, names_shipped
+from batchling.api.kits import admit, names_shipped
 from batchling.api.outcome import LaneReport, Outcome, PlanReport, PlanStatus, Shown
 from batchling.api.pruning import Agree, Pruned, collect_pruned
 from batchling.api.pruning import prune as prune_superseded
@@ -132,7 +132,7 @@ def plan_specs(
     with scratch("plan") as folder:
         made = draft(specs, folder, runs, now=workspace.clock.now(), large=large)
         known = known_keys(workspace.disk, runs, made, fresh=fresh, retry=frozenset(retry))
-        totals = count(made, known, encoders(made.lanes), show=show, sized=room(made, runs, large))
+        totals = count(made, known, show=show, sized=room(made, runs, large))
         refuse_over_budget(made, totals)
         remarks = notes(made, totals)
     same = find_same(workspace.disk, runs, made.identity)
@@ -305,7 +305,7 @@ def run_specs(
         workspace.clock,
         runs,
         specs,
-        partial(encoders_with_keys, gate=gate),
+        admit=partial(admit, gate=gate),
         command=command,
         fresh=fresh,
         retry=retry,

@@ -136,7 +136,7 @@ def _lanes(session: Session) -> tuple[tuple[str, int, int], ...]:
     for kit in session.kits:
         counts = session.state.counts(kit.lane.number)
         every = sum(counts.values())
-        found.append((f"{kit.provider.facts.name} {kit.lane.model}", every - counts.get("pending", 0), every))
+        found.append((f"{kit.client.facts.name} {kit.lane.model}", every - counts.get("pending", 0), every))
     return tuple(found)
 
 
@@ -154,7 +154,7 @@ def _points(session: Session) -> tuple[tuple[str, int, int], ...]:
 
 
 def _is_simulated(session: Session) -> bool:
-    engines = [kit.provider.facts.engine for kit in session.kits]
+    engines = [kit.client.facts.engine for kit in session.kits]
     return bool(engines) and all(engine is not None and engine.kind != "http" for engine in engines)
 
 

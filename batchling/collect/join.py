@@ -12,11 +12,11 @@ from typing import Any, Literal, NamedTuple
 import orjson
 
 from batchling import limits
-from batchling.collect.decode import NOT_UNDERSTOOD, Garbage, clean, decode
 from batchling.collect.failure import Failure
 from batchling.collect.lines import lines
 from batchling.collect.refusal import About, account_refusal
-from batchling.models import KEY_LENGTH, Outcome, Response, RowState, Usage
+from batchling.dialects.reading import clean
+from batchling.models import KEY_LENGTH, NOT_UNDERSTOOD, Garbage, Outcome, Response, RowState, Usage
 
 _REMEMBERED = 10_000  # parts of lines that many have alike
 
@@ -154,7 +154,7 @@ class Join:
         shard: 1-based number, 0 for reused answers; attempt: 1-based shard attempt.
         source: `batch` or `cache`.
         charge: USD for a usage; None: unknown.
-        decode: reads one line; the provider's own where its lines are not OpenAI-shaped.
+        decode: reads one line: `Envelope.decode` of the provider's adapter.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class Join:
         attempt: int,
         source: Literal["batch", "cache"] = "batch",
         charge: Callable[[Usage], Decimal | None] | None = None,
-        decode: Callable[[bytes], Response | Garbage] = decode,
+        decode: Callable[[bytes], Response | Garbage],
     ):
         self._rows = list(rows)
         self._index = {row.key: i for i, row in enumerate(self._rows)}
@@ -184,17 +184,21 @@ class Join:
         self._tokens = [0, 0, 0, 0]
         self.summary = Summary(rows=len(self._rows))
 
-    def read(self, file: str, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    def read(
+        self, file: str, chunks: Iterable[bytes], *, decode: Callable[[bytes], Response | Garbage] | None = None
+    ) -> Iterator[bytes]:
         """Decoded JSON lines (line feed included) of the requests that this file answers.
 
         Args:
             file: its name, as it is recorded.
             chunks: its bytes in pieces of any size.
+            decode: for a file that the provider did not write.
         """
+        decode = decode or self._decode
         summary, index, phase, suffix = self.summary, self._index, self._phase, self._suffix
         for offset, line in lines(chunks):
             summary.lines += 1
-            response = self._decode(line)
+            response = decode(line)
             if isinstance(response, Garbage):
                 summary.garbage += 1
                 self._stray("garbage", file, offset, line, response.message)

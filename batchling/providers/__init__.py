@@ -5,8 +5,7 @@ through the same door as everybody else's. Everything OpenAI-shaped is the adapt
 `ProviderConfig` of its own.
 """
 
-from batchling.collect import why_failed, why_refused
-from batchling.providers.port import Provider
-from batchling.providers.registry import adapters, connect, encoder
+from batchling.providers.port import Adapter, Client, Envelope
+from batchling.providers.registry import adapter, adapters, connect, dialect, envelope
 
-__all__ = ["Provider", "adapters", "connect", "encoder", "why_failed", "why_refused"]
+__all__ = ["Adapter", "Client", "Envelope", "adapter", "adapters", "connect", "dialect", "envelope"]

@@ -1,20 +1,46 @@
 """The port: what batchling needs of a provider, and nothing else.
 
+An adapter has two halves. What it writes and reads is pure (dialects and an envelope): planning, decoding, rebuilding
+and replaying need that half only, without a key, an SDK or the network. What it carries is a client.
+
 Every call is synchronous and thread-safe, and none of them retries by itself: the runner repeats
 what is free, and never repeats what spends. Errors are the `Call…` types of `batchling.errors`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
-from batchling.collect import Garbage
-from batchling.models import Batch, Response, Submission
+from batchling.dialects import Dialect
+from batchling.models import Batch, Garbage, Response, Submission
 from batchling.spec import ProviderConfig
 
 
-class Provider(Protocol):
+class Envelope(Protocol):
+    """How a provider wraps a body in a line of its input files, and what a line of its results says. Pure."""
+
+    def encode(self, custom_id: str, path: str, body: bytes) -> bytes:
+        """One line of an input file, line feed included.
+
+        Args:
+            custom_id: at most 64 characters of `[A-Za-z0-9_-]`.
+            path: URL path of the endpoint.
+            body: the request's JSON. The line holds exactly these bytes: the request's key is made from them.
+        """
+        ...
+
+    def body_of(self, line: bytes) -> bytes:
+        """The body of a line that `encode` made, byte for byte."""
+        ...
+
+    def decode(self, line: bytes) -> Response | Garbage:
+        """One line of a file of results. Never raises, whatever the line holds."""
+        ...
+
+
+class Client(Protocol):
     """One provider, reached with one key.
 
     On the calls that read (`poll`, `find`, `fetch`, `file_bytes`) and on those that are free and may be
@@ -29,20 +55,6 @@ class Provider(Protocol):
     @property
     def facts(self) -> ProviderConfig:
         """The provider's facts, as configured."""
-        ...
-
-    def encode(self, custom_id: str, path: str, body: bytes) -> bytes:
-        """One line of an input file, line feed included.
-
-        Args:
-            custom_id: at most 64 characters of `[A-Za-z0-9_-]`.
-            path: URL path of the endpoint.
-            body: the request's JSON, exactly as it is to be sent.
-        """
-        ...
-
-    def decode(self, line: bytes) -> Response | Garbage:
-        """One line of an output or error file. Pure; never raises, whatever the line holds."""
         ...
 
     def upload(self, submission: Submission, content: BinaryIO) -> str:
@@ -114,3 +126,19 @@ class Provider(Protocol):
     def fingerprint(self) -> str | None:
         """16 hexadecimal digits that change when the key (or its project) changes; None without a key."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A provider's way of speaking and its way of carrying: what an entry point of `batchling.providers` names.
+
+    Attributes:
+        envelope: lines.
+        dialects: endpoint (`chat`, `responses`, `embeddings`) → how its bodies read; an endpoint that is not there has no
+            batches at this provider.
+        connect: `(config, base_url, api_key, environ)` → a client. Imports whatever it needs then and not before.
+    """
+
+    envelope: Envelope
+    dialects: Mapping[str, Dialect]
+    connect: Callable[[ProviderConfig, str, str | None, Mapping[str, str]], Client]

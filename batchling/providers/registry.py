@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Mapping
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import cast
 
+from batchling.dialects import Dialect
 from batchling.errors import ConfigError
 from batchling.providers.gate import Gate
-from batchling.providers.port import Provider
+from batchling.providers.port import Adapter, Client, Envelope
 from batchling.spec import ProviderConfig
 
 GROUP = "batchling.providers"
-"""Entry point group. An entry's object is called as `connect(config, base_url, api_key, environ)`."""
+"""Entry point group. An entry's object is an `Adapter`."""
 
-Connect = Callable[[ProviderConfig, str, str | None, Mapping[str, str]], Provider]
-
-_BUILT_IN = {"openai": "batchling.providers.openai:connect"}
+_BUILT_IN = {"openai": "batchling.providers.openai:ADAPTER"}
 """The built-in entry points once more, for a checkout whose metadata is older than its code."""
 
 
@@ -28,6 +28,11 @@ def adapters() -> dict[str, EntryPoint]:
     Raises:
         ConfigError: two packages claim one name.
     """
+    return _installed(tuple(sys.path))
+
+
+@lru_cache(maxsize=4)  # reading the metadata of all packages takes milliseconds, and every line's encoder asks
+def _installed(path: tuple[str, ...]) -> dict[str, EntryPoint]:
     found: dict[str, EntryPoint] = {
         name: EntryPoint(name=name, value=value, group=GROUP) for name, value in _BUILT_IN.items()
     }
@@ -49,8 +54,8 @@ def connect(
     gate: Gate | None = None,
     compatible: bool | None = None,
     where: str | None = None,
-) -> Provider:
-    """A provider ready to be called. Its key has passed the gate.
+) -> Client:
+    """A client ready to be called. Its key has passed the gate.
 
     Args:
         config: its facts.
@@ -66,24 +71,40 @@ def connect(
         RefusedError: nobody confirmed that the key may go to this address.
     """
     environ = os.environ if environ is None else environ
-    made = _adapter(config)
+    made = adapter(config)
     url = base_url or config.base_url
     if not url:
         raise ConfigError(f"provider.base_url: provider {config.name!r} has no base URL")
     gate = gate or Gate(environ=environ)
     values = {} if _is_embedded(config) else gate.admit(config, base_url=url, compatible=compatible, where=where)
-    return made(config, url, token or values.get(config.api_key_env or ""), {**environ, **values})
+    return made.connect(config, url, token or values.get(config.api_key_env or ""), {**environ, **values})
 
 
-def encoder(config: ProviderConfig) -> Provider:
-    """A provider of which only `encode` and `decode` may be called: it knows no key, so it passes no gate."""
-    names = [config.api_key_env, *config.headers_env.values()]
-    environ = {name: "planning-needs-no-key" for name in names if name}
-    url = config.base_url or "http://planning.invalid/v1"
-    return _adapter(config)(config, url, environ.get(config.api_key_env or ""), environ)
+def envelope(config: ProviderConfig) -> Envelope:
+    """How the provider's lines are written and read."""
+    return adapter(config).envelope
 
 
-def _adapter(config: ProviderConfig) -> Connect:
+def dialect(config: ProviderConfig, endpoint: str) -> Dialect:
+    """How the bodies of an endpoint's requests read.
+
+    Raises:
+        ConfigError: the adapter has no such endpoint.
+    """
+    known = adapter(config).dialects
+    if endpoint not in known:
+        raise ConfigError(
+            f"model.endpoint: adapter {config.adapter!r} has no batches for `{endpoint}`, only for {', '.join(known)}"
+        )
+    return known[endpoint]
+
+
+def adapter(config: ProviderConfig) -> Adapter:
+    """The adapter that a provider's facts name. Imports no SDK.
+
+    Raises:
+        ConfigError: none has that name, or what is installed under it is no adapter.
+    """
     known = adapters()
     entry = known.get(config.adapter)
     if entry is None:
@@ -92,7 +113,13 @@ def _adapter(config: ProviderConfig) -> Connect:
         raise ConfigError(
             f"provider.adapter: no adapter named {config.adapter!r}{hint}; installed: {', '.join(sorted(known))}"
         )
-    return cast(Connect, entry.load())
+    found = entry.load()
+    if not isinstance(found, Adapter):
+        raise ConfigError(
+            f"provider.adapter: {entry.value} is no batchling.providers.Adapter (of version 0.1 it was a function)",
+            next_command="install a version of that package for this batchling; docs/howto/provider.md has its shape",
+        )
+    return found
 
 
 def _is_embedded(config: ProviderConfig) -> bool:

@@ -134,7 +134,7 @@ def _get(session: Session, group: str, batch_id: str) -> Batch | None:
     if session.unread.get(batch_id, 0.0) > session.clock.now():
         return None
     try:
-        batch = session.kits_of(group)[0].provider.poll(batch_id)
+        batch = session.kits_of(group)[0].client.poll(batch_id)
     except CallError as error:
         if error.status is None:
             raise

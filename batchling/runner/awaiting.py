@@ -17,7 +17,6 @@ from batchling.runner.caching import CatalogLibrary, Library, decode_cache, reus
 from batchling.runner.doubts import doubtful
 from batchling.runner.folder import PlanFolder, awaited_plan
 from batchling.runner.planning import claimed, given_up, held_by_broken, runs_locked
-from batchling.runner.replanning import body_of
 from batchling.runner.session import Session
 from batchling.runner.shards import INDEX_HEADER, IndexEntry, ShardWriter, index_line, read_index, request_lines
 
@@ -135,7 +134,7 @@ def _settle(workspace: Refreshes, session: Session, name: str, library: Library)
                 folder,
                 session.kits[0].schemas,
                 {kit.lane.number: kit.price for kit in session.kits},
-                lambda lane: session.kits[lane].provider.decode,
+                lambda lane: session.kits[lane].envelope.decode,
                 tag=tag,
             )
         left = {entry.key for entry in entries} - {entry.key for entry in known}
@@ -156,7 +155,8 @@ def _settle(workspace: Refreshes, session: Session, name: str, library: Library)
                 kind="first",
             )
             for entry, line in request_lines(disk, held, index, left):
-                writer.add(entry.lane, entry.key[:KEY_LENGTH], body_of(line), entry.tokens, schema=entry.schema)
+                body = session.kits[entry.lane].envelope.body_of(line)
+                writer.add(entry.lane, entry.key[:KEY_LENGTH], body, entry.tokens, schema=entry.schema)
             events.append({"kind": "planned", "shards": writer.finish(), "why": "left open elsewhere"})
         done: dict[str, Any] = {"kind": "awaited", "plan_id": name}
         done |= {"reused": len(known), "left": len(left), "awaits": awaits}

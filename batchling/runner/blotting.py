@@ -14,9 +14,9 @@ from pathlib import Path
 import orjson
 
 from batchling import limits
-from batchling.collect import Garbage, lines
+from batchling.collect import lines
 from batchling.disk import Disk, write_file
-from batchling.models import Response
+from batchling.models import Garbage, Response
 from batchling.runner.shards import chunks
 from batchling.scrub import Scrubber
 

@@ -8,7 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol
 
-from batchling import source
+from batchling import providers, source
 from batchling.disk import Disk, Writer
 from batchling.models import KEY_LENGTH
 from batchling.packing import KeySet, Packer
@@ -18,6 +18,8 @@ from batchling.runner.folder import PlanFolder
 from batchling.runner.observing import Observed, refuse_the_same_question
 from batchling.runner.points import LanePlan, Point
 from batchling.runner.shards import FLUSH_BYTES, INDEX_HEADER, IndexEntry, LaneShape, ShardWriter, index_line
+from batchling.schema import OutputSchema
+from batchling.spec import Spec
 from batchling.tokens import chat_overhead, schema_tokens
 
 CHUNK_ROWS = 2048
@@ -278,7 +280,7 @@ def compile_requests(
     for key, group in _by_data(points).items():
         snapshot = snapshots[key]
         names = [name for c in snapshot.columns for name in c.placeholders]
-        builders = [RequestBuilder(p.spec, names, p.schema) for _, p in group]
+        builders = [request_builder(p.spec, names, p.schema) for _, p in group]
         columns = list(dict.fromkeys(name for b in builders for name in b.columns))
         for (number, point), builder in zip(group, builders, strict=True):
             refuse_the_same_question(point.spec, builder, snapshot.rows, names)
@@ -302,6 +304,12 @@ def compile_requests(
     for lane, tally in zip(lanes, totals.lanes, strict=True):
         tally.worst_usd = lane.worst(tally.requests, tally.input_tokens)
     return totals
+
+
+def request_builder(spec: Spec, columns: Sequence[str], output_schema: OutputSchema | None) -> RequestBuilder:
+    """What builds a run's requests, in the words that its provider's adapter has for its endpoint."""
+    dialect = providers.dialect(spec.config.provider, spec.config.model.endpoint)
+    return RequestBuilder(spec, columns, output_schema, dialect=dialect)
 
 
 def _by_data(points: Sequence[Point]) -> dict[str, list[tuple[int, Point]]]:

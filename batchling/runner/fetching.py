@@ -85,13 +85,13 @@ def _download(session: Session, shard: Shard, attempt: Attempt, kind: str, file_
     kept = session.parts.get((shard.number, attempt.number, kind))
     if kept is not None and session.disk.exists(part):
         return kept
-    provider = session.kit(shard).provider
+    client = session.kit(shard).client
     short: str | None = None
     writer = session.disk.create(part)
     try:
         sink = _Counted(writer)
         try:
-            provider.fetch(file_id, cast(BinaryIO, sink))
+            client.fetch(file_id, cast(BinaryIO, sink))
         except CallUnavailable as error:
             if error.code != "incomplete" or not sink.bytes:
                 return Download(file_id, error=error)
@@ -106,7 +106,7 @@ def _download(session: Session, shard: Shard, attempt: Attempt, kind: str, file_
     count, torn = _count_lines(session.disk, part)
     found = Download(file_id, sink.digest.hexdigest(), sink.bytes, count, torn, short)
     try:
-        return replace(found, stated=provider.file_bytes(file_id))
+        return replace(found, stated=client.file_bytes(file_id))
     except CallError:
         return found  # the size is a hint: some servers give 404 or 500 for it for ever
 
@@ -243,7 +243,7 @@ def _take(
 def _keys(session: Session, shard: Shard, path: Path) -> set[str]:
     """Requests of the shard that a file has lines for."""
     wanted = {entry.key for entry in read_index(session.disk, session.folder.index(shard.number))}
-    decode = session.kit(shard).provider.decode
+    decode = session.kit(shard).envelope.decode
     decoded = (decode(line) for _, line in lines(chunks(session.disk, path)))
     return {response.key for response in decoded if isinstance(response, Response)} & wanted
 

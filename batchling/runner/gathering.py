@@ -17,7 +17,7 @@ from batchling.runner.blotting import Blots
 from batchling.runner.folder import PlanFolder
 from batchling.runner.judging import Kept, charge_at, judge_again, judge_by_schema
 from batchling.runner.reading import Document, Tally, absent_outcome, said, tally_documents, tally_summary
-from batchling.runner.refusals import blamed, faults_of, refused_lines
+from batchling.runner.refusals import blamed, faults_of, read_refused, refused_lines
 from batchling.runner.session import LaneKit, Session
 from batchling.runner.shards import READ_BYTES, read_also, read_index
 from batchling.runner.shards import chunks as chunks
@@ -136,7 +136,7 @@ def decode_attempt(
         shard=shard.number,
         attempt=attempt.number,
         charge=charge_at(kit.price),
-        decode=blots.decoding(kit.provider.decode),
+        decode=blots.decoding(kit.envelope.decode),
     )
     absent = absent or absent_outcome(attempt)
     code = fatal = None
@@ -155,7 +155,9 @@ def decode_attempt(
             if file["file"] is not None:
                 yield from join.read(file["file"], chunks(disk, folder.responses / file["file"]))
         if refused:
-            yield from join.read(folder.raw(shard.number, attempt.number, "refused").name, [refused])
+            yield from join.read(
+                folder.raw(shard.number, attempt.number, "refused").name, [refused], decode=read_refused
+            )
         yield from join.finish(absent=absent, error_code=code, error_message=message)
         blots.save()
 

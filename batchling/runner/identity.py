@@ -127,4 +127,4 @@ def listing(session: Session, group: str) -> Iterable[Batch]:
     numbers = {kit.lane.number for kit in kits}
     intents = [a.intent_at for s, a in session.state.attempts() if s.lane in numbers and a.intent_at]
     since = (min(intents) if intents else session.clock.now()) - 86_400.0
-    return kits[0].provider.find(since)
+    return kits[0].client.find(since)

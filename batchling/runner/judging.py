@@ -13,8 +13,8 @@ import orjson
 
 from batchling import cost, limits
 from batchling.collect import Verdict, lines
-from batchling.collect.decode import clean
 from batchling.collect.join import READER, Judge
+from batchling.dialects.reading import clean
 from batchling.disk import Disk
 from batchling.models import Outcome, Price, Response, RowState, Usage
 from batchling.runner.shards import IndexEntry, chunks

@@ -26,7 +26,6 @@ from batchling.journal import Journal
 from batchling.ledger import Phase, State
 from batchling.models import ANSWERED, RowState
 from batchling.packing import KeySet, plan_id, plan_identity
-from batchling.providers import Provider
 from batchling.request import repair_key
 from batchling.runner.broken import Unreadable, may_have, plans, survey, whole
 from batchling.runner.broken import name as tell
@@ -239,13 +238,12 @@ def data_type(snapshot: source.Snapshot) -> str:
 def count(
     made: Draft,
     known: Known,
-    providers: Sequence[Provider],
     *,
     show: int = 0,
     sized: Callable[[int], None] | None = None,
 ) -> Totals:
     """What `plan` prints: nothing is written. `sized` hears how many bytes the requests have so far."""
-    shapes = [lane.shape(provider.encode) for lane, provider in zip(made.lanes, providers, strict=True)]
+    shapes = [lane.shape() for lane in made.lanes]
     sink = CountingSink(made.lanes, shapes)
     totals = compile_requests(made.points, made.lanes, made.snapshots, known, sink, show=show, sized=sized)
     for number, tally in enumerate(totals.lanes):
@@ -458,8 +456,8 @@ def open_plan(
     clock: Clock,
     runs: Path,
     specs: Sequence[Spec],
-    encoders: Callable[[Sequence[LanePlan]], Sequence[Provider]],
     *,
+    admit: Callable[[Sequence[LanePlan]], None] | None = None,
     command: str,
     fresh: bool = False,
     retry: Iterable[str] = (),
@@ -472,7 +470,7 @@ def open_plan(
     """The plan that these specs make: a new one, or the one that is there.
 
     Args:
-        encoders: a provider for each lane; only its `encode` is used here.
+        admit: called before a plan is made: raises where a key is missing or may not go where it would go.
         refresh_stale: brings the catalog up to date with every plan's files.
         library: what is known of earlier plans; None: the runs folder's catalog.
         entropy: so many random bytes, for the plan's id.
@@ -503,9 +501,9 @@ def open_plan(
                 if not states and not state.again and not library.unanswered(folder.plan_id):
                     return Opened(folder, "finished")
             known = known_keys(disk, runs, made, fresh=fresh, retry=states, library=library)
-            return _create(
-                disk, clock, runs, work, made, known, encoders(made.lanes), command, library, entropy, again, large
-            )
+            if admit is not None:
+                admit(made.lanes)
+            return _create(disk, clock, runs, work, made, known, command, library, entropy, again, large)
         finally:
             _clear(disk, work)
 
@@ -523,7 +521,6 @@ def _create(
     work: Path,
     made: Draft,
     known: Known,
-    providers: Sequence[Provider],
     command: str,
     library: Library,
     entropy: Callable[[int], bytes],
@@ -537,7 +534,7 @@ def _create(
     for part in (folder.path, folder.requests, folder.responses, folder.manifest, folder.source):
         disk.make_folder(part)
     run_ids = [f"{folder.tail}-{number:02d}" for number in range(1, len(made.points) + 1)]
-    shapes = [lane.shape(provider.encode) for lane, provider in zip(made.lanes, providers, strict=True)]
+    shapes = [lane.shape() for lane in made.lanes]
     sink = FolderSink(disk, folder, shapes, run_ids)
     totals = compile_requests(made.points, made.lanes, made.snapshots, known, sink, sized=room(made, runs, large))
     shards = sink.finish()

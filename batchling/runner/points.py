@@ -13,12 +13,13 @@ from typing import Any
 
 import orjson
 
-from batchling import cost, schema, tokens
+from batchling import cost, providers, schema, tokens
 from batchling.catalog import references
 from batchling.errors import DataError, UsageError
 from batchling.ledger import Lane
 from batchling.models import Price
 from batchling.packing import ShardLimits
+from batchling.providers import Envelope
 from batchling.request import address
 from batchling.runner.shards import LaneShape
 from batchling.schema import OutputSchema
@@ -151,8 +152,13 @@ class LanePlan:
             learned_requests=learned_requests,
         )
 
-    def shape(self, encode: Callable[[str, str, bytes], bytes]) -> LaneShape:
-        return LaneShape(self.number, self.path, self.limits, encode, self.worst)
+    def shape(self) -> LaneShape:
+        return LaneShape(self.number, self.path, self.limits, self.envelope.encode, self.worst)
+
+    @property
+    def envelope(self) -> Envelope:
+        """How the lane's lines are written and read."""
+        return providers.envelope(self.spec.config.provider)
 
     def lane(self) -> Lane:
         capabilities = self.spec.config.provider.capabilities

@@ -166,7 +166,7 @@ def _rows(session: Session, group: str, out: Out) -> Iterator[Batch]:
     scan = session.scans.pop(group, None)
     if scan is None:
         oldest = min(a.intent_at or a.created_at or 0.0 for _, a in out.values())
-        scan = iter(session.kits_of(group)[0].provider.find(oldest - 86_400.0))
+        scan = iter(session.kits_of(group)[0].client.find(oldest - 86_400.0))
     room = LIST_ROWS if len(out) <= LIST_ROWS else 2 * LIST_ROWS
     unseen = set(out)
     for row in scan:
@@ -227,13 +227,13 @@ def _ask(session: Session, kit: LaneKit, shard: Shard, attempt: Attempt) -> Batc
     """
     assert attempt.batch_id is not None
     try:
-        batch = kit.provider.poll(attempt.batch_id)
+        batch = kit.client.poll(attempt.batch_id)
     except CallNotFound:
         names = [name for name, place in session.state.aliases.items() if place == (shard.number, attempt.number)]
         if not names:
             gone(session, session.kit(shard), f"batch {attempt.batch_id}")
             raise
-        batch = kit.provider.poll(names[0])
+        batch = kit.client.poll(names[0])
     why = contradicts(batch, session, shard, attempt)
     if why is not None:
         raise CallNotFound(f"the provider shows another batch under the id {attempt.batch_id}: {why}", status=404)

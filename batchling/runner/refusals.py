@@ -8,9 +8,10 @@ from typing import Any
 
 import orjson
 
-from batchling.collect import About, Failure, FailureKind, Unit
+from batchling.collect import About, Failure, FailureKind, Unit, outcome_of_error
+from batchling.dialects.reading import MAX_ERROR_CHARACTERS
 from batchling.ledger import Phase, Shard, ran_at_once, size_of
-from batchling.models import KEY_LENGTH, BatchError
+from batchling.models import KEY_LENGTH, BatchError, Garbage, Response
 from batchling.runner.session import Session
 from batchling.runner.shards import IndexEntry, read_index
 
@@ -87,7 +88,7 @@ def blamed(entries: Sequence[IndexEntry], errors: Iterable[BatchError]) -> dict[
 
 
 def refused_lines(found: dict[str, BatchError], suffix: str) -> bytes:
-    """What the provider says of requests that it blames, in the shape of an error file.
+    """What the provider says of requests that it blames, one line each, for `read_refused`.
 
     Args:
         suffix: what follows the key in a custom_id.
@@ -98,6 +99,18 @@ def refused_lines(found: dict[str, BatchError], suffix: str) -> bytes:
         line = {"custom_id": f"{key[:KEY_LENGTH]}{suffix}", "response": None, "error": detail}
         written.append(orjson.dumps(line) + b"\n")
     return b"".join(written)
+
+
+def read_refused(line: bytes) -> Response | Garbage:
+    """One line of `refused_lines`: a final error of its request, in whatever shape the provider has its own."""
+    try:
+        written = orjson.loads(line)
+        custom_id, code, message = written["custom_id"], written["error"]["code"], written["error"]["message"]
+    except (ValueError, KeyError, TypeError) as error:
+        return Garbage(f"no line of refused requests: {error}")
+    outcome = outcome_of_error(None, [code.lower()], [], message)
+    words = (message or "no explanation")[:MAX_ERROR_CHARACTERS]
+    return Response(custom_id, outcome, error_code=code[:200], error_message=words)
 
 
 def faults_of(failure: Failure, rows: int) -> tuple[BatchError, ...]:

@@ -15,15 +15,9 @@ from batchling.models import BatchError, Outcome, RowState
 from batchling.packing import ShardLimits
 from batchling.runner.gathering import unfit, write_lines
 from batchling.runner.reading import Document, retriable, said
-from batchling.runner.refusals import refused_lines
+from batchling.runner.refusals import read_refused, refused_lines
 from batchling.runner.session import LaneKit, Session
 from batchling.runner.shards import IndexEntry, ShardWriter, read_index, request_lines
-
-
-def body_of(line: bytes) -> bytes:
-    """The request's body as it was sent: exactly these bytes are what the key was made from."""
-    start = line.index(b'"body":') + len(b'"body":')
-    return line[start : line.rindex(b"}")]
 
 
 def replan(session: Session, action: Action) -> None:
@@ -58,7 +52,7 @@ def replan(session: Session, action: Action) -> None:
                 paths = session.folder.shard(shard.number), session.folder.index(shard.number)
                 for entry, line in request_lines(session.disk, *paths, rows):
                     try:
-                        _add(kit, writer, shard, entry, body_of(line), rows[entry.key])
+                        _add(kit, writer, shard, entry, kit.envelope.body_of(line), rows[entry.key])
                     except DataError:
                         # Its repair, which repeats the answer, is longer than the provider takes: it stays invalid.
                         left[str(shard.number)][str(RowState.INVALID)] += 1
@@ -161,7 +155,12 @@ def _rewritten(session: Session, shard: Shard, limits: ShardLimits, keys: Contai
         paths = session.folder.shard(shard.number), session.folder.index(shard.number)
         for entry, line in request_lines(session.disk, *paths, keys):
             writer.add(
-                kit.lane.number, entry.key, body_of(line), entry.tokens, parent=entry.parent, schema=entry.schema
+                kit.lane.number,
+                entry.key,
+                kit.envelope.body_of(line),
+                entry.tokens,
+                parent=entry.parent,
+                schema=entry.schema,
             )
         records = writer.finish()
     except BaseException:
@@ -194,6 +193,7 @@ def set_aside(
         judge=lambda response: Verdict(RowState.ERROR),
         shard=shard.number,
         attempt=attempt.number,
+        decode=read_refused,
     )
     decoded = (*join.read(raw.name, [content]), *join.finish())
     write_lines(session.disk, session.folder.decoded(shard.number, attempt.number), decoded)

@@ -42,7 +42,7 @@ def adopt(session: Session, shard: int, batch_id: str, *, force: bool = False) -
             raise UsageError(f"batch {batch_id} belongs to shard {holder[0]} of this plan already", next_command=hint)
     batch: Batch | None = None
     try:
-        batch = session.kit(found).provider.poll(batch_id)
+        batch = session.kit(found).client.poll(batch_id)
     except CallNotFound:
         if not force:
             raise UsageError(
@@ -99,7 +99,7 @@ def resubmit(session: Session, shard: int) -> bool:
             adopt_from_list(session, kit.lane.group)
         if attempt.phase is not Phase.PARKED:
             return False
-        if kit.lane.can_fence and attempt.file_id is not None and not kit.provider.fence(attempt.file_id):
+        if kit.lane.can_fence and attempt.file_id is not None and not kit.client.fence(attempt.file_id):
             raise UnfinishedError("the provider did not delete the input file", where=attempt.file_id)
     except CallError as error:
         raise UnfinishedError(
@@ -215,7 +215,7 @@ def _check_lost(session: Session, shard: Shard, attempt: Attempt) -> None:
     """404 means unknown, not gone: only a person can take it for gone, and only while it is what the provider says."""
     assert attempt.batch_id is not None
     try:
-        batch = session.kit(shard).provider.poll(attempt.batch_id)
+        batch = session.kit(shard).client.poll(attempt.batch_id)
     except CallNotFound:
         return
     except CallError as error:

@@ -13,7 +13,7 @@ from batchling.errors import CallError, CallStopped, DiskError, ProviderError
 from batchling.journal import Journal
 from batchling.ledger import Attempt, Lane, Pace, Phase, Policy, Shard, State, apply, check
 from batchling.models import Batch, Price
-from batchling.providers import Provider
+from batchling.providers import Client, Envelope
 from batchling.runner.folder import PlanFolder
 from batchling.runner.judging import Schemas
 from batchling.runner.shards import LaneShape
@@ -75,7 +75,8 @@ class LaneKit:
 
     lane: Lane
     shape: LaneShape
-    provider: Provider
+    client: Client
+    envelope: Envelope
     schemas: Schemas
     price: Price | None
     window: str

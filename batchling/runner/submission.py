@@ -88,7 +88,7 @@ def upload(session: Session, action: Action) -> None:
         session.record({"kind": "upload_intent", "shard": shard.number, "attempt": attempt.number})
     try:
         with session.disk.reader(session.folder.shard(shard.number)) as content:
-            file_id = kit.provider.upload(submission(session, shard, attempt), content)
+            file_id = kit.client.upload(submission(session, shard, attempt), content)
     except CallRefused as error:
         _refused(session, shard, attempt, error)
         return
@@ -115,7 +115,7 @@ def _under_other_ids(session: Session, shard: Shard, attempt: Attempt, file_id: 
     go into a shard of another number: their custom_ids carry it, so the bytes differ, and with them the file's id.
     """
     try:
-        if not session.kit(shard).provider.fence(file_id):
+        if not session.kit(shard).client.fence(file_id):
             raise CallUnavailable(f"input file {file_id} could not be deleted again")
     except CallError as error:
         session.backoff("submit", shard.number, attempt.number, error, base=RETRY_SECONDS, what="upload")
@@ -166,7 +166,7 @@ def create(session: Session, action: Action) -> None:
         {"kind": "create_intent", "shard": shard.number, "attempt": attempt.number, "file_id": attempt.file_id}
     )
     try:
-        batch = kit.provider.create(submission(session, shard, attempt), attempt.file_id, kit.window)
+        batch = kit.client.create(submission(session, shard, attempt), attempt.file_id, kit.window)
     except CallRefused as error:
         _refused(session, shard, attempt, error)
         return
@@ -261,7 +261,7 @@ def recover(session: Session, action: Action) -> None:
     if deleted:
         assert attempt.file_id is not None
         try:
-            if not kit.provider.fence(attempt.file_id):
+            if not kit.client.fence(attempt.file_id):
                 raise CallUnavailable("the input file could not be deleted")
         except CallError as error:
             answered = error.status is not None and stays(
@@ -352,7 +352,7 @@ def cancel(session: Session, action: Action) -> None:
     shard, attempt = session.shard(action.shard, action.attempt)
     assert attempt.batch_id is not None
     try:
-        session.batches[attempt.batch_id] = session.kit(shard).provider.cancel(attempt.batch_id)
+        session.batches[attempt.batch_id] = session.kit(shard).client.cancel(attempt.batch_id)
     except (CallRefused, CallAmbiguous) as error:
         # A refusal means that it ended meanwhile; an ambiguous answer, that it may have been heard. Polling tells.
         session.observer.trouble(session, "cancel", error, 0.0)

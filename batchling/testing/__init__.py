@@ -1,7 +1,7 @@
 """For people who write a provider, or want to see what the ledger does when everything goes wrong.
 
 A simulated world that runs in virtual time from a seed: `SimServer` is a provider with a memory and a
-bill, `SimProvider` one process's connection to it, `SimDisk` a disk that loses what was not fsynced,
+bill, `SimClient` one process's connection to it, `SimDisk` a disk that loses what was not fsynced,
 `SimClock` a clock, `Chaos` decides about kills and faults. `batchling.testing.contract` is a test
 suite for a provider adapter. Nothing here is imported by a run.
 """
@@ -11,7 +11,7 @@ from batchling.testing.clock import SimClock, SimTime
 from batchling.testing.disk import SimDisk
 from batchling.testing.faults import Faults
 from batchling.testing.lies import Lie
-from batchling.testing.provider import SimProvider
+from batchling.testing.provider import SimClient
 from batchling.testing.server import Run, SimBatch, SimServer
 
 __all__ = [
@@ -22,9 +22,9 @@ __all__ = [
     "Overrun",
     "Run",
     "SimBatch",
+    "SimClient",
     "SimClock",
     "SimDisk",
-    "SimProvider",
     "SimServer",
     "SimTime",
 ]

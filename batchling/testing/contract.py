@@ -5,13 +5,15 @@
     from batchling.testing.contract import ProviderContract
 
     class TestMine(ProviderContract):
+        adapter = my_adapter.ADAPTER
+
         @pytest.fixture
         def upstream(self):                       # a server that answers for nothing: a mock, a sandbox
             with my_mock_server() as url:
                 yield url
 
         def connect(self, base_url):              # one connection of the adapter
-            return my_adapter.connect(CONFIG, base_url, "a key", {})
+            return my_adapter.ADAPTER.connect(CONFIG, base_url, "a key", {})
 
 The suite reaches the server through a `Gateway`, which loses and cuts replies. Where the facts say that a provider
 cannot do something (list, metadata, fence), what it cannot do is not asked for. Needs pytest.
@@ -30,10 +32,10 @@ from typing import Any
 
 import pytest
 
-from batchling.collect import Garbage
 from batchling.errors import CallAmbiguous, CallNotFound, CallRefused, CallUnavailable
-from batchling.models import Batch, Outcome, Response, Submission
-from batchling.providers import Provider
+from batchling.models import Batch, Garbage, Outcome, Response, Submission
+from batchling.providers import Adapter, Client
+from batchling.providers.openai import ADAPTER
 from batchling.testing.gateway import Fault, Gateway
 
 NEVER = "batch_that_nobody_made"
@@ -64,6 +66,7 @@ class ProviderContract:
     """Subclass it, give it `upstream` and `connect`, and change what is different at your provider.
 
     Attributes:
+        adapter: the adapter under test.
         path, body: URL path of an endpoint, and a request's JSON that your server answers; `{n}` becomes the row's
             number and `{hard}` text with every character that has broken something.
         window: the completion window.
@@ -71,13 +74,14 @@ class ProviderContract:
         poll_seconds: pause between two looks.
     """
 
+    adapter: Adapter = ADAPTER
     path: str = "/v1/chat/completions"
     body: bytes = b'{"model":"gpt-4o-mini","messages":[{"role":"user","content":"row {n} {hard}"}],"max_tokens":20}'
     window: str = "24h"
     wait_seconds: float = 60.0
     poll_seconds: float = 0.05
 
-    def connect(self, base_url: str) -> Provider:
+    def connect(self, base_url: str) -> Client:
         """The adapter under test, connected to `base_url`."""
         raise NotImplementedError
 
@@ -93,30 +97,30 @@ class ProviderContract:
             yield gateway
 
     @pytest.fixture
-    def provider(self, gateway: Gateway) -> Provider:
+    def provider(self, gateway: Gateway) -> Client:
         return self.connect(gateway.url)
 
     # What the tests do their work with.
 
-    def requests(self, provider: Provider, plan: str, count: int = 3) -> tuple[list[str], bytes]:
+    def requests(self, provider: Client, plan: str, count: int = 3) -> tuple[list[str], bytes]:
         """custom_ids and the bytes of an input file."""
         hard = json.dumps(HARD_TEXT)[1:-1].encode()
         ids, lines = [], []
         for n in range(count):
             body = self.body.replace(b"{n}", str(n).encode()).replace(b"{hard}", hard)
             ids.append(f"k1-{hashlib.sha256(f'{plan}/{n}'.encode()).hexdigest()[:40]}-{plan}-0001")
-            lines.append(provider.encode(ids[-1], self.path, body))
+            lines.append(self.adapter.envelope.encode(ids[-1], self.path, body))
         return ids, b"".join(lines)
 
     def submission(self, content: bytes, plan: str, requests: int = 3) -> Submission:
         return Submission(plan, 1, 1, hashlib.sha256(content).hexdigest(), self.path, requests)
 
-    def uploaded(self, provider: Provider, plan: str) -> tuple[list[str], Submission, str]:
+    def uploaded(self, provider: Client, plan: str) -> tuple[list[str], Submission, str]:
         ids, content = self.requests(provider, plan)
         submission = self.submission(content, plan)
         return ids, submission, provider.upload(submission, io.BytesIO(content))
 
-    def ended(self, provider: Provider, batch: Batch) -> Batch:
+    def ended(self, provider: Client, batch: Batch) -> Batch:
         deadline = time.monotonic() + self.wait_seconds
         while not batch.terminal:
             assert time.monotonic() < deadline, f"the batch is still {batch.status} after {self.wait_seconds} s"
@@ -124,7 +128,7 @@ class ProviderContract:
             batch = provider.poll(batch.id)
         return batch
 
-    def listed(self, provider: Provider, file_id: str, submission: Submission) -> list[Batch]:
+    def listed(self, provider: Client, file_id: str, submission: Submission) -> list[Batch]:
         """Batches in the list that show this file or carry this submission's metadata."""
         wanted = submission.metadata()
         return [
@@ -135,22 +139,22 @@ class ProviderContract:
 
     # Lines.
 
-    def test_a_request_is_one_line(self, provider: Provider) -> None:
+    def test_a_request_is_one_line(self, provider: Client) -> None:
         _, content = self.requests(provider, "aaaa01")
         assert content.endswith(b"\n")
         assert len(content.decode().splitlines()) == content.count(b"\n") == 3, "some reader would cut these lines"
 
-    def test_a_request_s_bytes_depend_on_nothing_else(self, provider: Provider) -> None:
+    def test_a_request_s_bytes_depend_on_nothing_else(self, provider: Client) -> None:
         assert self.requests(provider, "aaaa02") == self.requests(provider, "aaaa02")
 
     @pytest.mark.parametrize("line", GARBAGE, ids=lambda line: repr(line)[:40])
-    def test_decoding_never_raises_and_never_takes_garbage_for_an_answer(self, provider: Provider, line: bytes) -> None:
-        decoded = provider.decode(line)
+    def test_decoding_never_raises_and_never_takes_garbage_for_an_answer(self, provider: Client, line: bytes) -> None:
+        decoded = self.adapter.envelope.decode(line)
         assert isinstance(decoded, Garbage) or decoded.outcome is not Outcome.OK
 
     # The usual way.
 
-    def test_a_round_trip_answers_every_request_once(self, provider: Provider) -> None:
+    def test_a_round_trip_answers_every_request_once(self, provider: Client) -> None:
         ids, submission, file_id = self.uploaded(provider, "bbbb01")
         batch = self.ended(provider, provider.create(submission, file_id, self.window))
         assert batch.status == "completed"
@@ -164,14 +168,14 @@ class ProviderContract:
             assert provider.file_bytes(name) in (None, count)
             for line in sink.getvalue().split(b"\n"):
                 if line.strip():
-                    decoded = provider.decode(line)
+                    decoded = self.adapter.envelope.decode(line)
                     assert isinstance(decoded, Response), decoded
                     assert decoded.custom_id not in answers, "answered twice"
                     answers[decoded.custom_id] = decoded
         assert sorted(answers) == sorted(ids)
         assert all(a.status_code is None or 100 <= a.status_code < 600 for a in answers.values())
 
-    def test_a_batch_can_be_told_from_others_in_the_list(self, provider: Provider) -> None:
+    def test_a_batch_can_be_told_from_others_in_the_list(self, provider: Client) -> None:
         if not provider.facts.capabilities.list:
             pytest.skip("the facts say that this provider cannot list")
         made = []
@@ -183,12 +187,12 @@ class ProviderContract:
         everything = [batch.id for batch in provider.find(0.0, page_size=2)]
         assert len(everything) == len(set(everything)) >= 3, "pages overlap, or end too early"
 
-    def test_the_same_file_uploaded_twice_is_two_files(self, provider: Provider) -> None:
+    def test_the_same_file_uploaded_twice_is_two_files(self, provider: Client) -> None:
         _, _, first = self.uploaded(provider, "bbbb05")
         _, _, second = self.uploaded(provider, "bbbb05")
         assert first != second, "a fenced file must not be the next attempt's file"
 
-    def test_the_fingerprint_does_not_give_the_key_away(self, provider: Provider) -> None:
+    def test_the_fingerprint_does_not_give_the_key_away(self, provider: Client) -> None:
         fingerprint = provider.fingerprint()
         assert fingerprint is None or re.fullmatch(r"[0-9a-f]{16}", fingerprint)
 
@@ -196,7 +200,7 @@ class ProviderContract:
 
     @pytest.mark.parametrize("fault", list(Fault), ids=lambda fault: fault.name)
     def test_a_create_without_a_clear_answer_is_sent_once_and_ambiguous(
-        self, provider: Provider, gateway: Gateway, fault: Fault
+        self, provider: Client, gateway: Gateway, fault: Fault
     ) -> None:
         _, submission, file_id = self.uploaded(provider, "cccc01")
         before = len(gateway.log)
@@ -206,7 +210,7 @@ class ProviderContract:
         posts = [passed for passed in gateway.log[before:] if passed.method == "POST"]
         assert len(posts) == 1, f"sent {len(posts)} times: each of them may be paid"
 
-    def test_a_batch_whose_reply_was_lost_is_found_in_the_list(self, provider: Provider, gateway: Gateway) -> None:
+    def test_a_batch_whose_reply_was_lost_is_found_in_the_list(self, provider: Client, gateway: Gateway) -> None:
         if not provider.facts.capabilities.list:
             pytest.skip("the facts say that this provider cannot list")
         _, submission, file_id = self.uploaded(provider, "cccc02")
@@ -217,7 +221,7 @@ class ProviderContract:
         assert len(found) == 1
         assert self.ended(provider, found[0]).id == found[0].id
 
-    def test_a_refused_create_is_definite_and_makes_nothing(self, provider: Provider) -> None:
+    def test_a_refused_create_is_definite_and_makes_nothing(self, provider: Client) -> None:
         _, content = self.requests(provider, "cccc03")
         submission = self.submission(content, "cccc03")
         with pytest.raises(CallRefused):
@@ -225,7 +229,7 @@ class ProviderContract:
         if provider.facts.capabilities.list:
             assert self.listed(provider, NOWHERE, submission) == []
 
-    def test_a_fenced_file_makes_no_batch_any_more(self, provider: Provider) -> None:
+    def test_a_fenced_file_makes_no_batch_any_more(self, provider: Client) -> None:
         if provider.facts.capabilities.fence != "delete_file":
             pytest.skip("the facts say that this provider has no fence")
         _, submission, file_id = self.uploaded(provider, "cccc04")
@@ -238,14 +242,14 @@ class ProviderContract:
 
     # Calls that are free.
 
-    def test_what_is_unknown_is_not_found(self, provider: Provider) -> None:
+    def test_what_is_unknown_is_not_found(self, provider: Client) -> None:
         with pytest.raises(CallNotFound):
             provider.poll(NEVER)
         with pytest.raises(CallNotFound):
             provider.fetch(NOWHERE, io.BytesIO())
 
     def test_free_calls_that_fail_on_the_way_say_so_and_can_be_repeated(
-        self, provider: Provider, gateway: Gateway
+        self, provider: Client, gateway: Gateway
     ) -> None:
         _, submission, file_id = self.uploaded(provider, "dddd01")
         batch = self.ended(provider, provider.create(submission, file_id, self.window))
@@ -266,7 +270,7 @@ class ProviderContract:
                 call()
                 assert gateway.log, f"{name} asked nobody"
 
-    def test_a_download_that_is_cut_says_so(self, provider: Provider, gateway: Gateway) -> None:
+    def test_a_download_that_is_cut_says_so(self, provider: Client, gateway: Gateway) -> None:
         _, submission, file_id = self.uploaded(provider, "dddd02")
         batch = self.ended(provider, provider.create(submission, file_id, self.window))
         output = batch.output_file_id or batch.error_file_id
@@ -279,7 +283,7 @@ class ProviderContract:
             provider.fetch(output, part)
         assert len(part.getvalue()) < len(whole.getvalue())
 
-    def test_what_the_disk_says_of_a_download_is_not_the_provider_s_fault(self, provider: Provider) -> None:
+    def test_what_the_disk_says_of_a_download_is_not_the_provider_s_fault(self, provider: Client) -> None:
         _, submission, file_id = self.uploaded(provider, "dddd03")
         batch = self.ended(provider, provider.create(submission, file_id, self.window))
         output = batch.output_file_id or batch.error_file_id
@@ -287,7 +291,7 @@ class ProviderContract:
         with pytest.raises(OSError, match="no space"):
             provider.fetch(output, _Full())
 
-    def test_a_batch_that_is_over_can_be_cancelled_without_harm(self, provider: Provider) -> None:
+    def test_a_batch_that_is_over_can_be_cancelled_without_harm(self, provider: Client) -> None:
         _, submission, file_id = self.uploaded(provider, "dddd04")
         batch = self.ended(provider, provider.create(submission, file_id, self.window))
         with suppress(CallRefused, CallUnavailable):  # OpenAI says 409

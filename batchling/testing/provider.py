@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
-from batchling import collect, request
-from batchling.collect import Garbage
 from batchling.errors import CallAmbiguous, CallNotFound, CallRefused, CallUnavailable
-from batchling.models import Batch, Response, Submission
+from batchling.models import Batch, Submission
 from batchling.spec import ProviderConfig
 from batchling.testing.chaos import Chaos
 from batchling.testing.server import SimBatch, SimServer
@@ -19,8 +17,8 @@ PAGE_SIZE = 4
 CALL_SECONDS = 0.2
 
 
-class SimProvider:
-    """One process's connection to a simulated provider; implements `batchling.providers.Provider`.
+class SimClient:
+    """One process's connection to a simulated provider; implements `batchling.providers.Client`.
 
     Args:
         server: the provider.
@@ -37,12 +35,6 @@ class SimProvider:
     @property
     def facts(self) -> ProviderConfig:
         return self._facts
-
-    def encode(self, custom_id: str, path: str, body: bytes) -> bytes:
-        return request.line(custom_id, path, body)
-
-    def decode(self, line: bytes) -> Response | Garbage:
-        return collect.decode(line)
 
     def fingerprint(self) -> str | None:
         return "0" * 16

@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchling.collect import Garbage, decode
-from batchling.collect.decode import _decode_object, _plain_answer
-from batchling.models import Outcome, Response, Usage
+from batchling.models import Garbage, Outcome, Response, Usage
+from batchling.providers.openai.decode import _decode_object, _plain_answer, decode
 
 
 def chat(content: Any = "yes", finish: str | None = "stop", **message: Any) -> dict[str, Any]:

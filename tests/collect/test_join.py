@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from batchling.collect import Join, Row, Summary, Verdict
 from batchling.collect.join import READER
 from batchling.models import Outcome, Response, RowState, Usage
+from batchling.providers.openai.decode import decode
 
 SUFFIX = "-3f9ac1-0001"
 KEYS = [f"k1-{n:040x}" for n in range(6)]
@@ -46,7 +47,10 @@ def judge(response: Response) -> Verdict:
 def join(
     *files: tuple[str, list[bytes]], keys: list[str] = KEYS, absent: Outcome = Outcome.MISSING, **kwargs: Any
 ) -> tuple[dict[str, dict[str, Any]], Summary]:
-    joined = Join((Row(key) for key in keys), **{"suffix": SUFFIX, "judge": judge, "shard": 1, "attempt": 1, **kwargs})
+    joined = Join(
+        (Row(key) for key in keys),
+        **{"suffix": SUFFIX, "judge": judge, "shard": 1, "attempt": 1, "decode": decode, **kwargs},
+    )
     produced: list[bytes] = []
     for name, content in files:
         produced += joined.read(name, content)
@@ -183,7 +187,7 @@ def test_an_answer_that_does_not_fit_is_invalid_and_keeps_its_text() -> None:
 
 
 def test_repairs_carry_their_parent_and_their_attempt() -> None:
-    joined = Join([Row(KEYS[1], KEYS[0], 99, 2)], suffix=SUFFIX, judge=judge, shard=1, attempt=1)
+    joined = Join([Row(KEYS[1], KEYS[0], 99, 2)], suffix=SUFFIX, judge=judge, shard=1, attempt=1, decode=decode)
     (decoded,) = map(orjson.loads, joined.read("output", [answer(KEYS[1])]))
     assert (decoded["parent_key"], decoded["row_attempt"]) == (KEYS[0], 2)
 
@@ -201,7 +205,7 @@ def test_strays_are_counted_without_end_and_remembered_up_to_a_thousand() -> Non
 
 def test_a_shard_with_one_request_twice_is_refused() -> None:
     with pytest.raises(ValueError, match="twice"):
-        Join([Row(KEYS[0]), Row(KEYS[0])], suffix=SUFFIX, judge=judge, shard=1, attempt=1)
+        Join([Row(KEYS[0]), Row(KEYS[0])], suffix=SUFFIX, judge=judge, shard=1, attempt=1, decode=decode)
 
 
 LINES = st.one_of(

@@ -30,7 +30,7 @@ import batchling.cli.progress
 import batchling.cli.summary
 import batchling.config.composer
 import batchling.disk
-import batchling.providers.openai
+import batchling.providers.openai.client
 import batchling.tokens
 
 PRELOADED = (batchling.tokens, duckdb, hydra, jsonschema_rs, openai.resources, rich.live, yaml)
@@ -102,7 +102,7 @@ def wrap(countdown: Countdown) -> None:
         return real_write(self, data)
 
     batchling.disk._File.write = write  # type: ignore[method-assign]
-    provider = batchling.providers.openai.OpenAIProvider
+    provider = batchling.providers.openai.client.OpenAIClient
     for name in ("upload", "create", "fetch", "fence", "cancel"):
         around(provider, name, lambda self, *rest, name=name: f"{name} at the provider", changes=name != "fetch")
     around(batchling.catalog, "refresh", lambda *args: "refresh of the catalog")

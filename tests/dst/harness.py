@@ -25,12 +25,13 @@ from batchling.journal import Journal, parse, read
 from batchling.ledger import UNSENT, InvariantError, Lane, Pace, Phase, Policy, State, replay
 from batchling.models import ANSWERED, Batch, Outcome, Price, Submission
 from batchling.packing import ShardLimits
-from batchling.request import line, repair, repair_key
+from batchling.providers.openai import ADAPTER
+from batchling.request import repair, repair_key
 from batchling.runner import loop, resolving
 from batchling.runner.folder import PlanFolder
 from batchling.runner.session import LaneKit, Session
 from batchling.runner.shards import LaneShape, ShardWriter
-from batchling.testing import Chaos, Faults, Killed, Lie, Overrun, SimClock, SimDisk, SimProvider, SimServer, SimTime
+from batchling.testing import Chaos, Faults, Killed, Lie, Overrun, SimClient, SimClock, SimDisk, SimServer, SimTime
 from batchling.testing.lies import BATCH, FILE, FOR_A_TIME, LAPSES, ROW
 from batchling.testing.server import SPELLINGS
 
@@ -131,7 +132,7 @@ class Broken(Exception):
     """A promise was broken."""
 
 
-class Witness(SimProvider):
+class Witness(SimClient):
     """A connection that checks what must be on disk before a call may leave."""
 
     owed: str | None = None
@@ -325,7 +326,11 @@ class Schedule:
         for number in range(lanes):
             limits = ShardLimits(max_requests=rng.randint(1, 6), max_line_bytes=rng.choice((None, 400)))
             self.shapes[number] = LaneShape(
-                number=number, path="/v1/chat/completions", limits=limits, encode=line, worst=self.worst
+                number=number,
+                path="/v1/chat/completions",
+                limits=limits,
+                encode=ADAPTER.envelope.encode,
+                worst=self.worst,
             )
             self.lanes.append(
                 Lane(
@@ -463,7 +468,8 @@ class Schedule:
             LaneKit(
                 lane=lane,
                 shape=self.shapes[lane.number],
-                provider=providers[lane.group],
+                client=providers[lane.group],
+                envelope=ADAPTER.envelope,
                 schemas={0: Schema()},  # type: ignore[dict-item]
                 price=self.price,
                 window="24h",

@@ -92,9 +92,9 @@ def replaced(owner: Any, name: str, mutant: Any) -> Callable[[], None]:
 
 def _three_posts() -> Callable[[], None]:
     """What the official SDKs do by themselves."""
-    once = simulated.SimProvider.create
+    once = simulated.SimClient.create
 
-    def create(self: simulated.SimProvider, submission: Submission, file_id: str, window: str) -> Batch:
+    def create(self: simulated.SimClient, submission: Submission, file_id: str, window: str) -> Batch:
         for _ in range(2):
             try:
                 return once(self, submission, file_id, window)
@@ -102,7 +102,7 @@ def _three_posts() -> Callable[[], None]:
                 continue
         return once(self, submission, file_id, window)
 
-    return replaced(simulated.SimProvider, "create", create)
+    return replaced(simulated.SimClient, "create", create)
 
 
 def both(
@@ -141,7 +141,7 @@ def _no_lock_for_claims() -> Callable[[], None]:
 MUTANTS = [
     Mutant(
         "no fence",
-        without(submission, "recover", ("if not kit.provider.fence(attempt.file_id):", "if False:")),
+        without(submission, "recover", ("if not kit.client.fence(attempt.file_id):", "if False:")),
         ("slow",),
     ),
     Mutant(
@@ -176,7 +176,7 @@ MUTANTS = [
             "create",
             (
                 '    session.settled("submit"',
-                '    kit.provider.file_bytes(attempt.file_id)\n    session.settled("submit"',
+                '    kit.client.file_bytes(attempt.file_id)\n    session.settled("submit"',
             ),
         ),
     ),
@@ -223,8 +223,8 @@ MUTANTS = [
             submission,
             "create",
             (
-                "    try:\n        batch = kit.provider.create",
-                "    attempt.phase = Phase.CREATING\n    try:\n        batch = kit.provider.create",
+                "    try:\n        batch = kit.client.create",
+                "    attempt.phase = Phase.CREATING\n    try:\n        batch = kit.client.create",
             ),
             (
                 '    session.record(\n        {"kind": "create_intent", "shard": shard.number, "attempt": attempt.number, '
@@ -239,7 +239,7 @@ MUTANTS = [
     ),
     Mutant(
         "only the first page of the list",
-        without(simulated.SimProvider, "find", ("        if start:\n", "        if start:\n            return\n")),
+        without(simulated.SimClient, "find", ("        if start:\n", "        if start:\n            return\n")),
     ),
     Mutant(
         "an ambiguous answer is taken for a refusal",
@@ -357,8 +357,8 @@ MUTANTS = [
     Mutant(
         "an account's refusal in a row is cached as an answer",
         without(
-            sys.modules["batchling.collect.decode"],
-            "_outcome_of_error",
+            sys.modules["batchling.collect.outcome"],
+            "outcome_of_error",
             ("        return Outcome.ACCOUNT\n", "        return Outcome.ERROR\n"),
         ),
         ("accounts",),

@@ -23,9 +23,7 @@ from typing import Any
 
 import orjson
 
-from batchling import collect
 from batchling.api import verbs
-from batchling.api.kits import encoders
 from batchling.api.pruning import prune_in
 from batchling.catalog.rows import Answer
 from batchling.config import find_project
@@ -33,7 +31,8 @@ from batchling.errors import DiskError, LockedError, UnfinishedError, UsageError
 from batchling.journal import Journal, read
 from batchling.ledger import InvariantError, Pace, Policy, replay
 from batchling.models import ANSWERED
-from batchling.request import line, repair, repair_key
+from batchling.providers.openai import ADAPTER
+from batchling.request import repair, repair_key
 from batchling.runner import loop, planning, resolving
 from batchling.runner.awaiting import LOCKED_PAUSE_SECONDS, take_over
 from batchling.runner.caching import CacheLane, cached_tags, decode_cache
@@ -43,7 +42,7 @@ from batchling.runner.session import LaneKit, Session
 from batchling.runner.shards import read_index
 from batchling.runner.superseding import wanted_keys
 from batchling.spec import Spec
-from batchling.testing import Chaos, Faults, Killed, Overrun, SimClock, SimDisk, SimProvider, SimServer, SimTime
+from batchling.testing import Chaos, Faults, Killed, Overrun, SimClient, SimClock, SimDisk, SimServer, SimTime
 from batchling.testing.chaos import Blocked
 from tests.dst.harness import Broken, Result
 
@@ -395,7 +394,6 @@ class House:
             SimClock(self.time, self.chaos),
             self.runs,
             variant.specs,
-            encoders,
             command="batchling run ask",
             refresh_stale=self.refresh_stale,
             library=self.library,
@@ -457,13 +455,14 @@ class House:
             prices = {lane.number: lane.price for lane in variant.lanes}
             for tag in cached_tags(disk, folder):
                 if not disk.exists(folder.responses / f"{tag}.decoded.jsonl"):
-                    decode_cache(disk, folder, schemas, prices, lambda _: collect.decode, tag=tag)
-            provider = SimProvider(self.server, self.chaos, watch=self._sent)
+                    decode_cache(disk, folder, schemas, prices, lambda _: ADAPTER.envelope.decode, tag=tag)
+            client = SimClient(self.server, self.chaos, watch=self._sent)
             kits = tuple(
                 LaneKit(
                     lane=lane.lane(),
-                    shape=lane.shape(line),
-                    provider=provider,
+                    shape=lane.shape(),
+                    client=client,
+                    envelope=lane.envelope,
                     schemas=schemas,
                     price=lane.price,
                     window="24h",

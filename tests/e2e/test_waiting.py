@@ -107,7 +107,6 @@ def never_confirmed(bench: Workbench) -> Path:
         workspace.clock,
         runs,
         specs,
-        verbs.encoders,
         command="batchling run ask",
         refresh_stale=workspace.refresh_stale,
     )

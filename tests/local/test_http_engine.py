@@ -10,11 +10,11 @@ from typing import Any
 import openai
 import pytest
 
-from batchling.collect import decode
 from batchling.errors import ConfigError
 from batchling.local.engines.http import HttpEngine
 from batchling.local.engines.pacing import Admission, Pace
 from batchling.models import Outcome, Response
+from batchling.providers.openai.decode import decode
 from batchling.spec import EngineConfig
 
 from .conftest import CHAT, Lab, Upstream, chat_line, chat_lines, completion

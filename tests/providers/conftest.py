@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from batchling.models import Submission
-from batchling.providers import Provider, connect
+from batchling.providers import Client, connect
 from batchling.providers.gate import Gate
 from batchling.spec import Capabilities, ProviderConfig
 from tests.servers.scripted import Scripted
@@ -21,10 +21,10 @@ def server() -> Iterator[Scripted]:
 
 
 @pytest.fixture
-def provider(server: Scripted) -> Callable[..., Provider]:
+def provider(server: Scripted) -> Callable[..., Client]:
     """Connects to the scripted server; keyword arguments are capabilities."""
 
-    def make(name: str = "openai", environ: dict[str, str] | None = None, **capabilities: Any) -> Provider:
+    def make(name: str = "openai", environ: dict[str, str] | None = None, **capabilities: Any) -> Client:
         config = ProviderConfig(name=name, api_key_env="TEST_KEY", capabilities=Capabilities(**capabilities))
         values = {"TEST_KEY": KEY, **(environ or {})}
         return connect(config, base_url=server.url, environ=values, gate=Gate(hosts=["127.0.0.1"], environ=values))

@@ -14,12 +14,12 @@ import pytest
 from batchling import limits
 from batchling.errors import CallAmbiguous, CallError, CallUnavailable
 from batchling.models import Submission
-from batchling.providers import Provider
-from batchling.providers.openai import OpenAIProvider
+from batchling.providers import Client
+from batchling.providers.openai.client import OpenAIClient
 from batchling.spec import Capabilities, ProviderConfig
 from tests.servers.scripted import Scripted, Wire, reply
 
-Connect = Callable[..., Provider]
+Connect = Callable[..., Client]
 
 LARGE = b'{"id": "batch_1", "status": "completed", "x": "' + b"a" * (limits.CONTROL_BYTES + 1) + b'"}'
 BOMB = gzip.compress(LARGE)
@@ -86,7 +86,7 @@ def test_a_result_is_no_control_reply(server: Scripted, provider: Connect) -> No
 def test_a_reply_that_drips_ends_at_the_deadline(server: Scripted) -> None:
     server.on("GET", "/v1/batches/batch_1", lambda request: Wire(200, b'{"id": "b"}' + b" " * 4_000_000))
     config = ProviderConfig(name="mine", capabilities=Capabilities())
-    slow = OpenAIProvider(config, server.url, None, {}, call_seconds=0.0)
+    slow = OpenAIClient(config, server.url, None, {}, call_seconds=0.0)
     with pytest.raises(CallUnavailable, match="not over in time"):
         slow.poll("batch_1")
 

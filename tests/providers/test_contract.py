@@ -13,9 +13,9 @@ from batchling.errors import CallAmbiguous, CallRefused
 from batchling.local.options import ServerOptions
 from batchling.local.server import start_in_process
 from batchling.models import Batch, Submission
-from batchling.providers import Provider
+from batchling.providers import Client
 from batchling.providers import connect as connect_provider
-from batchling.providers.openai import OpenAIProvider
+from batchling.providers.openai.client import OpenAIClient
 from batchling.spec import ProviderConfig
 from batchling.testing.contract import ProviderContract
 from batchling.testing.gateway import Fault, Gateway
@@ -30,11 +30,11 @@ class TestTheOpenAIAdapter(ProviderContract):
         yield server.base_url
         server.stop()
 
-    def connect(self, base_url: str) -> Provider:
+    def connect(self, base_url: str) -> Client:
         return connect_provider(CONFIG, base_url=base_url, environ={"KEY": "none"})
 
 
-class Repeating(OpenAIProvider):
+class Repeating(OpenAIClient):
     """What the SDK does by itself."""
 
     def __init__(self, base_url: str):
@@ -42,7 +42,7 @@ class Repeating(OpenAIProvider):
         self._client = self._client.with_options(max_retries=2)
 
 
-class Hopeful(OpenAIProvider):
+class Hopeful(OpenAIClient):
     """Takes every failure for a refusal."""
 
     def __init__(self, base_url: str):
@@ -55,7 +55,7 @@ class Hopeful(OpenAIProvider):
             raise CallRefused(error.message) from error
 
 
-class Forgetful(OpenAIProvider):
+class Forgetful(OpenAIClient):
     """Says that a file is fenced and leaves it there."""
 
     def __init__(self, base_url: str):

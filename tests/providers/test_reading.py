@@ -10,8 +10,8 @@ import pytest
 
 from batchling.errors import CallError, CallNotFound, CallRefused, CallUnavailable
 from batchling.models import BatchError, Usage
-from batchling.providers import Provider, connect
-from batchling.providers.openai_objects import read_batch
+from batchling.providers import Client, connect
+from batchling.providers.openai.objects import read_batch
 from batchling.spec import ProviderConfig
 from tests.servers.scripted import (
     Behaviour,
@@ -27,7 +27,7 @@ from tests.servers.scripted import (
     unmeasured,
 )
 
-Connect = Callable[..., Provider]
+Connect = Callable[..., Client]
 
 
 def test_c4_a_404_on_a_batch_is_unknown_and_the_next_poll_works(server: Scripted, provider: Connect) -> None:

@@ -13,7 +13,7 @@ from batchling.spec import ProviderConfig
 
 
 def test_the_built_in_adapter_comes_through_the_entry_point_door() -> None:
-    assert adapters()["openai"].value == "batchling.providers.openai:connect"
+    assert adapters()["openai"].value == "batchling.providers.openai:ADAPTER"
 
 
 def test_an_unknown_adapter_is_an_error_that_names_the_nearest() -> None:

@@ -14,13 +14,14 @@ import pytest
 from batchling.collect import FailureKind, why_refused
 from batchling.errors import CallAmbiguous, CallError, CallRefused, CallUnavailable
 from batchling.models import Submission
-from batchling.providers import Provider
-from batchling.providers.openai import OpenAIProvider
+from batchling.providers import Client
+from batchling.providers.openai import ADAPTER
+from batchling.providers.openai.client import OpenAIClient
 from batchling.spec import ProviderConfig
 from tests.providers.conftest import KEY
 from tests.servers.scripted import Behaviour, Scripted, cut, gateway, hang_up, refuse, reply, reset, stall
 
-Connect = Callable[..., Provider]
+Connect = Callable[..., Client]
 BATCH = {"id": "batch_1", "object": "batch", "status": "validating", "input_file_id": "file-1"}
 
 
@@ -80,7 +81,7 @@ def test_c3_an_unclear_answer_to_create_is_ambiguous_and_is_sent_once(
 def test_c3_a_timeout_of_create_is_ambiguous_and_is_sent_once(server: Scripted, submission: Submission) -> None:
     over = threading.Event()
     server.on("POST", "/v1/batches", stall(over))
-    impatient = OpenAIProvider(ProviderConfig(name="x"), server.url, None, {}, read_seconds=0.1)
+    impatient = OpenAIClient(ProviderConfig(name="x"), server.url, None, {}, read_seconds=0.1)
     try:
         with pytest.raises(CallAmbiguous, match="Timeout"):
             impatient.create(submission, "file-1", "24h")
@@ -225,12 +226,12 @@ def test_another_provider_is_told_neither_organisation_nor_ambient_headers(
 def test_configured_headers_are_sent(server: Scripted) -> None:
     server.on("GET", "/v1/batches/b", reply(BATCH))
     config = ProviderConfig(name="x", headers={"x-region": "eu"})
-    OpenAIProvider(config, server.url, None, {}).poll("b")
+    OpenAIClient(config, server.url, None, {}).poll("b")
     assert server.requests("GET")[0].headers["x-region"] == "eu"
 
 
-def test_a_line_has_the_openai_form(provider: Connect) -> None:
-    line = provider().encode("k1-0-a", "/v1/embeddings", b'{"model":"m"}')
+def test_a_line_has_the_openai_form() -> None:
+    line = ADAPTER.envelope.encode("k1-0-a", "/v1/embeddings", b'{"model":"m"}')
     assert line.endswith(b"\n")
     want: Any = {"custom_id": "k1-0-a", "method": "POST", "url": "/v1/embeddings", "body": {"model": "m"}}
     assert json.loads(line) == want

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from batchling.models import KEY_LENGTH
-from batchling.request import RequestBuilder, custom_id, line, repair, repair_key
+from batchling.providers.openai import ADAPTER
+from batchling.request import RequestBuilder, custom_id, repair, repair_key
 
 
 def key(spec: Any, values: tuple[Any, ...] = ("Where is my card?",), **kwargs: Any) -> str:
@@ -138,7 +139,7 @@ def test_a_line_is_the_custom_id_the_endpoint_and_the_body_as_it_is(make_spec: A
     name = custom_id(built.key, "3f9ac1", 7)
     assert name == f"{built.key}-3f9ac1-0007"
     assert len(name) == 55
-    data = line(name, "/v1/chat/completions", built.body)
+    data = ADAPTER.envelope.encode(name, "/v1/chat/completions", built.body)
     assert data.endswith(b"}\n")
     assert data.count(b"\n") == 1
     assert json.loads(data) == {

@@ -15,7 +15,7 @@ import pytest
 
 from batchling.errors import CallAmbiguous, CallError, CallRefused, CallStopped
 from batchling.models import Submission
-from batchling.providers import Provider, connect
+from batchling.providers import Client, connect
 from batchling.spec import ProviderConfig
 from tests.servers.batches import BatchServer
 from tests.servers.scripted import Scripted, reply
@@ -28,7 +28,7 @@ SUBMISSION = Submission(
     plan="3f9ac1", shard=1, attempt=1, sha256="ab" * 32, endpoint="/v1/chat/completions", requests=1
 )
 
-CALLS: dict[str, Callable[[Provider], object]] = {
+CALLS: dict[str, Callable[[Client], object]] = {
     "upload": lambda p: p.upload(SUBMISSION, io.BytesIO(b"{}\n")),
     "create": lambda p: p.create(SUBMISSION, "file-1", "24h"),
     "poll": lambda p: p.poll("batch_1"),
@@ -40,7 +40,7 @@ CALLS: dict[str, Callable[[Provider], object]] = {
 }
 
 
-def provider(url: str) -> Provider:
+def provider(url: str) -> Client:
     config = ProviderConfig(name="mine", base_url=url, api_key_env="MINE_KEY", headers={"X-Tenant": "acme"})
     return connect(config, environ={"MINE_KEY": KEY})
 

@@ -20,7 +20,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from batchling.collect import whole
+from batchling.dialects.reading import whole
 from batchling.errors import ConfigError, ProviderError
 from batchling.local.engines import Answer, prompts
 from batchling.local.engines.pacing import Admission, Pace

@@ -11,7 +11,7 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
-from batchling.collect import usage_of, whole
+from batchling.dialects.reading import usage_of, whole
 from batchling.models import Batch, BatchError
 
 _MAX_MESSAGE = 2000

@@ -1,4 +1,4 @@
-"""The adapter for everything OpenAI-shaped: the real `openai` client over HTTP, one YAML of facts each.
+"""The client for everything OpenAI-shaped: the real `openai` SDK over HTTP, one YAML of facts each.
 
 The client's own retries are off: it would repeat `POST /batches` on a timeout or a 500 and so buy a
 batch twice. Replies are read from their bytes, not through the client's models, because other
@@ -24,12 +24,11 @@ from urllib.parse import urlsplit
 import openai
 
 from batchling import limits
-from batchling.collect import Garbage, decode, whole
 from batchling.collect.refusal import About, about, definitely_invalid, wrapped_status
+from batchling.dialects.reading import whole
 from batchling.errors import CallAmbiguous, CallError, CallNotFound, CallRefused, CallStopped, CallUnavailable
-from batchling.models import Batch, BatchError, Response, Submission
-from batchling.providers.openai_objects import read_batch, read_blamed, read_refusal, text_of
-from batchling.request import line
+from batchling.models import Batch, BatchError, Submission
+from batchling.providers.openai.objects import read_batch, read_blamed, read_refusal, text_of
 from batchling.scrub import Scrubber
 from batchling.spec import ProviderConfig
 from batchling.trust import is_loopback, shown
@@ -66,13 +65,8 @@ _BROKEN = frozenset(
 )
 
 
-def connect(config: ProviderConfig, base_url: str, api_key: str | None, environ: Mapping[str, str]) -> OpenAIProvider:
-    """The entry point of the adapter `openai`."""
-    return OpenAIProvider(config, base_url, api_key, environ)
-
-
-class OpenAIProvider:
-    """One OpenAI-shaped provider. See `Provider` for what the calls promise.
+class OpenAIClient:
+    """One OpenAI-shaped provider. See `Client` for what the calls promise.
 
     Args:
         config: its facts.
@@ -128,12 +122,6 @@ class OpenAIProvider:
     @property
     def facts(self) -> ProviderConfig:
         return self._facts
-
-    def encode(self, custom_id: str, path: str, body: bytes) -> bytes:
-        return line(custom_id, path, body)
-
-    def decode(self, line: bytes) -> Response | Garbage:
-        return decode(line)
 
     def upload(self, submission: Submission, content: BinaryIO) -> str:
         content.seek(0)
