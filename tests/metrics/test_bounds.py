@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -117,6 +119,20 @@ def test_a_statement_has_a_time_limit_of_its_own() -> None:
 def _loop() -> None:
     while True:
         pass
+
+
+def test_an_interrupt_ends_a_confined_call_and_its_process() -> None:
+    # As a notebook's kernel does it: the handler raises KeyboardInterrupt in the main thread.
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 1.0)
+        with pytest.raises(KeyboardInterrupt):
+            confined.call(_loop)
+        with pytest.raises(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)  # it is gone, and was waited for
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _grow() -> int:

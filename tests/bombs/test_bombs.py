@@ -1,0 +1,313 @@
+"""Thirty texts that would take the machine with them: each ends by itself with exit 2 (or 4), or at Ctrl-C with 130.
+
+One process each, as a person starts it. Memory is what the kernel counted for it and every process that it started; the sum
+of the largest of both stays below 1 GB. The few that are quick always run, all of them with `--long`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+MOST_MB = 1000
+PATIENCE = 15.0  # seconds that one may run before Ctrl-C; most end long before
+OBEYED = 5.0  # seconds from Ctrl-C to the end, on a machine that does other things
+
+CONFIG = """\
+name: bomb
+defaults: [/base, override /model: simulated, _self_]
+data: {data}
+prompt: {{engine: {engine}, messages: [{{role: user, content: {content}}}]}}
+metrics: {metrics}
+{more}
+"""
+ROWS = "{rows: [{x: aaa, n: 1}, {x: bbb, n: 2}]}"
+PLAN = ("plan", "bomb")
+
+
+@dataclass(frozen=True)
+class Bomb:
+    """What an experiment is made of, and the command that meets it. `codes`: how it may end by itself."""
+
+    data: str = ROWS
+    content: str = "'say {x}'"
+    engine: str = "format"
+    metrics: str = "{}"
+    more: str = ""
+    command: tuple[str, ...] = PLAN
+    codes: tuple[int, ...] = (2,)
+    files: Callable[[Path], None] = lambda folder: None
+    quick: bool = False
+
+
+def sql(text: str, **more: object) -> Bomb:
+    return Bomb(data='{sql: "' + text + '", id: x}', content="'say {x}'", **more)  # type: ignore[arg-type]
+
+
+def jinja(text: str, **more: object) -> Bomb:
+    return Bomb(engine="jinja", content="'" + text.replace("'", "''") + "'", **more)  # type: ignore[arg-type]
+
+
+def metric(text: str, **more: object) -> Bomb:
+    return Bomb(metrics='{m: "' + text + '"}', **more)  # type: ignore[arg-type]
+
+
+def query(text: str) -> Bomb:
+    return Bomb(command=("query", text))
+
+
+def data(name: str, write: Callable[[Path], None], **more: object) -> Bomb:
+    return Bomb(data=f"{{path: {name}}}", files=lambda folder: write(folder / name), **more)  # type: ignore[arg-type]
+
+
+def long_line(path: Path) -> None:
+    with path.open("wb") as file:
+        file.write(b'x,n\n"')
+        file.seek(2_000_000_000)  # a hole: nothing on the disk, two gigabytes to whoever reads it
+        file.write(b'",1\n')
+
+
+def long_json(path: Path) -> None:
+    with path.open("wb") as file:
+        file.write(b'{"x": "')
+        file.seek(2_000_000_000)
+        file.write(b'"}\n')
+
+
+def long_gzip(path: Path) -> None:
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(b'{"x": "')
+        for _ in range(1000):
+            file.write(b"x" * 1_000_000)
+        file.write(b'"}\n')
+
+
+def deep_json(path: Path) -> None:
+    path.write_text('{"x": ' + "[" * 200_000 + "]" * 200_000 + "}\n")
+
+
+def sheet(path: Path) -> None:
+    """A spreadsheet of a megabyte that unpacks to a gigabyte."""
+    main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+    office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    package = "http://schemas.openxmlformats.org/package/2006"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as book:
+        book.writestr(
+            "[Content_Types].xml",
+            f'<Types xmlns="{package}/content-types"><Default Extension="xml" ContentType="application/xml"/></Types>',
+        )
+        book.writestr(
+            "_rels/.rels",
+            f'<Relationships xmlns="{package}/relationships"><Relationship Id="r" Type="{office}/officeDocument" '
+            'Target="xl/workbook.xml"/></Relationships>',
+        )
+        book.writestr(
+            "xl/workbook.xml",
+            f'<workbook xmlns="{main}" xmlns:r="{office}"><sheets><sheet name="s" sheetId="1" r:id="r1"/></sheets></workbook>',
+        )
+        book.writestr(
+            "xl/_rels/workbook.xml.rels",
+            f'<Relationships xmlns="{package}/relationships"><Relationship Id="r1" Type="{office}/worksheet" '
+            'Target="worksheets/sheet1.xml"/></Relationships>',
+        )
+        with book.open("xl/worksheets/sheet1.xml", "w", force_zip64=True) as file:
+            file.write(f'<worksheet xmlns="{main}"><sheetData><row r="1"><c t="str"><v>x</v></c></row>'.encode())
+            row = b"<row>" + b'<c t="str"><v>' + b"x" * 30_000 + b"</v></c></row>"
+            for _ in range(33_000):
+                file.write(row)
+            file.write(b"</sheetData></worksheet>")
+
+
+def parquet(path: Path) -> None:
+    from batchling import duck
+
+    with duck.connect(memory_mb=None, threads=1) as con:  # 1.5 GB in one row group, and nothing of it on the disk
+        con.execute(
+            "COPY (SELECT repeat('x', 5000000) || range AS x FROM range(300)) "
+            f"TO '{path}' (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 2048)"
+        )
+
+
+def base(text: str) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        conf = folder.parent.parent / "conf"
+        conf.mkdir(exist_ok=True)
+        (conf / "base.yaml").write_text(text)
+
+    return write
+
+
+def schema(text: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / "schema.json").write_text(text) and None
+
+
+LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 10)}]\n" for i in range(9)
+)
+DOUBLING = (
+    "model: {params: {x0: aaaaaaaaaa"
+    + "".join(f", x{i + 1}: '${{model.params.x{i}}}${{model.params.x{i}}}'" for i in range(40))
+    + "}}"
+)
+FAN_OUT = (
+    '{"type": "object", "required": ["a"], "additionalProperties": false, "properties": {"a": {"$ref": "#/$defs/d0"}}, "$defs": {'
+    + ", ".join(
+        f'"d{i}": {{"type": "object", "additionalProperties": false, "required": ["a", "b"], '
+        f'"properties": {{"a": {{"$ref": "#/$defs/d{i + 1}"}}, "b": {{"$ref": "#/$defs/d{i + 1}"}}}}}}'
+        for i in range(40)
+    )
+    + ', "d40": {"type": "string"}}}'
+)
+DEEP_SCHEMA = '{"type": "array", "items": ' * 5000 + '{"type": "string"}' + "}" * 5000
+PATTERN = (
+    '{"type": "object", "required": ["a"], "additionalProperties": false, '
+    '"properties": {"a": {"type": "string", "pattern": "^(a{1000}){1000}$"}}}'
+)
+
+BOMBS = {
+    "sql repeat": sql("select length(repeat('x', 1000000000)) as x", quick=True),
+    "sql range": sql("select range as x from range(1000000000000)", codes=(2, 4)),
+    "sql recursive": sql("with recursive t(x) as (select 1 union all select x + 1 from t) select x from t"),
+    "sql doubling": sql("with recursive t(x) as (select 'xx' union all select x || x from t) select x from t"),
+    "sql string_agg": sql("select string_agg(repeat('x', 1000000), '') as x from range(3000)"),
+    "sql cross join": sql("select count(*) as x from range(100000) a, range(100000) b, range(100000) c"),
+    "sql list": sql("select list_sort(range(300000000)) as x"),
+    "sql where": Bomb(data='{rows: [{x: a}], where: "length(repeat(x, 2000000000)) > 0"}'),
+    "query repeat": query("select repeat('x', 1000000000) from range(300)"),
+    "query cross join": query("select count(*) from range(100000) a, range(100000) b, range(100000) c"),
+    "metric repeat": metric("length(repeat('x', 1000000000)) > 0", quick=True),
+    "metric lpad": metric("sum(length(lpad(data.x, (500000000 + data.n)::INT, 'x')))"),
+    "metric list": metric("list_aggregate(range(1000000000), 'sum') > 0"),
+    "metric regexp": metric("length(regexp_replace(repeat(data.x, 10000000), 'a', repeat('b', 1000), 'g')) > 0"),
+    "metric printf": metric("length(printf('%2000000000d', data.n)) > 0"),
+    "jinja times": jinja("{{ x * 10**10 }}", quick=True),
+    "jinja loops": jinja(
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}{% endfor %}{{ x }}",
+        quick=True,
+    ),
+    "jinja doubling": jinja(
+        "{% set ns = namespace(x=x) %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}"
+    ),
+    "jinja macros": jinja("{% macro m(n) %}{{ m(n + 1) }}{{ m(n + 1) }}{% endmacro %}{{ m(0) }}{{ x }}"),
+    "jinja width": jinja("{{ '{:>{w}}'.format(x, w=10**10) }}"),
+    "yaml aliases": Bomb(files=base(LAUGHS), command=("status",), quick=True),
+    "yaml depth": Bomb(files=base("a: " + "[" * 20_000 + "]" * 20_000)),
+    "yaml interpolations": Bomb(more=DOUBLING),
+    "schema fan-out": Bomb(more="schema: {json_schema: schema.json}", files=schema(FAN_OUT)),
+    "schema depth": Bomb(more="schema: {json_schema: schema.json}", files=schema(DEEP_SCHEMA)),
+    "schema pattern": Bomb(more="schema: {json_schema: schema.json}", files=schema(PATTERN), codes=(0, 2)),
+    "data csv line": data("rows.csv", long_line),
+    "data json line": data("rows.jsonl", long_json),
+    "data json gz": data("rows.jsonl.gz", long_gzip),
+    "data json depth": data("rows.jsonl", deep_json, codes=(0, 2)),
+    "data sheet": data("rows.xlsx", sheet),
+    "data parquet": data("rows.parquet", parquet, codes=(2, 4)),
+}
+"""Replies that are bombs meet the tests of the decoder and of the embedded server."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if bomb.quick else pytest.mark.long) for name, bomb in BOMBS.items()]
+)
+def test_it_ends(name: str, tmp_path: Path) -> None:
+    bomb = BOMBS[name]
+    folder = tmp_path / "experiments" / "bomb"
+    folder.mkdir(parents=True)
+    (tmp_path / "runs").mkdir()
+    text = CONFIG.format(data=bomb.data, engine=bomb.engine, content=bomb.content, metrics=bomb.metrics, more=bomb.more)
+    (folder / "config.yaml").write_text(text)
+    bomb.files(folder)
+    if bomb.command[0] == "query":
+        assert run(tmp_path, "run", "bomb", "--yes", patience=600)[0] == 0  # a catalog to ask
+    code, out, waited, peak = run(tmp_path, *bomb.command)
+    figures = f"exit {code}  Ctrl-C {'' if waited is None else f'{waited:.2f} s'}  {peak} MB"
+    sys.stdout.write(f"BOMB {name:20} {figures}  {' '.join(out.split())[:150]}\n")
+    if code == -signal.SIGINT:  # it had told its error and was on its way out: to a shell that is 130 as well
+        code = 130
+    assert code in (*bomb.codes, 130), out
+    assert code != 130 or waited is not None, out
+    assert "bug" not in out and "Traceback" not in out and "unexpected" not in out, out
+    assert waited is None or waited < OBEYED
+    assert peak < MOST_MB
+
+
+def run(folder: Path, *args: str, patience: float = PATIENCE) -> tuple[int, str, float | None, int]:
+    """Exit code, what it said, seconds from Ctrl-C to the end (None: it ended by itself), and the peak in MB."""
+    marker = folder / "out.txt"
+    with marker.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "batchling", *args], cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=out
+        )
+        peaks: dict[int, int] = {}
+        begun = time.monotonic()
+        told: float | None = None
+        while process.poll() is None:
+            for pid in family(process.pid):
+                peaks[pid] = max(peaks.get(pid, 0), high_water(pid))
+            if told is None and time.monotonic() - begun > patience:
+                told = time.monotonic()
+                process.send_signal(signal.SIGINT)
+            time.sleep(0.02)
+    waited = None if told is None else time.monotonic() - told
+    return process.returncode, marker.read_text(errors="replace"), waited, peak_of(peaks, process.pid)
+
+
+def peak_of(peaks: dict[int, int], parent: int) -> int:
+    """MB of the process itself and of the largest that it started, which run at the same time."""
+    return (peaks.get(parent, 0) + max((mb for pid, mb in peaks.items() if pid != parent), default=0)) // 1024
+
+
+def family(pid: int) -> list[int]:
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return [pid]
+    return [pid, *map(int, children)]
+
+
+def high_water(pid: int) -> int:
+    """kB that a process held at most."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")), 0)
+
+
+def test_where_ctrl_c_is_ignored_on_purpose_sigterm_ends_it(tmp_path: Path) -> None:
+    # A shell's background job: SIGINT is ignored, so it is not ours to obey.
+    folder = tmp_path / "experiments" / "bomb"
+    folder.mkdir(parents=True)
+    text = BOMBS["sql cross join"]
+    (folder / "config.yaml").write_text(
+        CONFIG.format(data=text.data, engine="format", content=text.content, metrics="{}", more="")
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "batchling", "plan", "bomb"],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
+    deadline = time.monotonic() + 60
+    while len(family(process.pid)) < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)  # until the statement runs in its own process
+    child = family(process.pid)[-1]
+    assert child != process.pid
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "stopped watching" in err
+    assert not Path(f"/proc/{child}").exists() or "batchling" not in Path(f"/proc/{child}/cmdline").read_text()
