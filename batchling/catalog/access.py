@@ -13,7 +13,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -37,6 +37,9 @@ _OPTIONS = "ROW_GROUP_SIZE 30720, STORAGE_VERSION 'v1.5.0'"
 one at the commit (half the time); the format of the oldest DuckDB we support, so that every one of them can open it."""
 
 WAIT_SECONDS = 60.0
+_SMALL = 16 << 20
+"""Bytes of a catalog of which every question is answered in memory: half a million answers."""
+
 _REBUILD = "batchling doctor --rebuild"
 
 
@@ -151,9 +154,13 @@ def _check_version(con: duckdb.DuckDBPyConnection, database: str, runs: Path) ->
 
 @contextmanager
 def reading(
-    runs: Path, *, wait: float = WAIT_SECONDS, memory_mb: int = 256, temp: Path | None = None
+    runs: Path, *, wait: float = WAIT_SECONDS, memory_mb: int | None = None, temp: Path | None = None
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A read-only connection, beside other readers.
+    """A read-only connection, beside other readers, for statements of our own.
+
+    Args:
+        memory_mb: MiB that statements may need; None: few, and the connection is one that this process keeps.
+        temp: folder to spill to.
 
     Raises:
         CatalogDamagedError: there is none, or it cannot be used; `ensure` says which and makes a new one.
@@ -163,7 +170,16 @@ def reading(
     if not path.exists():
         raise CatalogDamagedError("there is no catalog yet", where=str(path), next_command=_REBUILD)
     with _locked(runs, exclusive=False, wait=wait), explained(runs):
-        con = duck.connect(path, read_only=True, memory_mb=memory_mb, temp=temp)
+        if memory_mb is None and (temp is None or path.stat().st_size <= _SMALL):
+            with duck.borrowed() as con:
+                con.execute(f"ATTACH {literal(str(path))} AS {SCHEMA} (READ_ONLY)")
+                con.execute(f"USE {SCHEMA}")
+                _check_version(con, SCHEMA, runs)
+                yield con
+                con.execute("USE memory")
+                con.execute(f"DETACH {SCHEMA}")
+            return
+        con = duck.connect(path, read_only=True, memory_mb=memory_mb or 256, temp=temp)
         try:
             _check_version(con, path.stem, runs)
             yield con
@@ -175,7 +191,7 @@ def reading(
 def writing(
     runs: Path, con: duckdb.DuckDBPyConnection | None = None, *, wait: float = WAIT_SECONDS
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """One transaction on the catalog, attached as `catalog` to `con` (or to a private connection).
+    """One transaction on the catalog, attached as `catalog` to `con` (or to a connection of its own).
 
     Everything is written or nothing. The file is made when there is none.
 
@@ -184,9 +200,7 @@ def writing(
     """
     make_folders(runs)
     with _locked(runs, exclusive=True, wait=wait), explained(runs):
-        own = con is None
-        used = duck.connect() if con is None else con
-        try:
+        with duck.borrowed() if con is None else nullcontext(con) as used:
             _attach(used, runs)
             try:
                 used.execute("BEGIN")
@@ -202,9 +216,6 @@ def writing(
             finally:
                 with suppress(Exception):  # the error that brought us here says more
                     used.execute(f"DETACH {SCHEMA}")
-        finally:
-            if own:
-                used.close()
 
 
 def _attach(con: duckdb.DuckDBPyConnection, runs: Path) -> None:

@@ -78,7 +78,7 @@ def never_equal(
     """
     if not expressions:
         return {}
-    with duck.connect() as con:
+    with duck.borrowed() as con:
         calm = {name: expression for name, expression in expressions.items() if evaluate.is_tame(con, expression)}
     wild = {name: expression for name, expression in expressions.items() if name not in calm}
     found = _found(calm, output_type, data_type, rows, schema) if calm else {}
