@@ -19,6 +19,7 @@ from batchling.api import verbs
 from batchling.api.outcome import Outcome
 from batchling.catalog import query
 from batchling.config import Project, find_project
+from tests.commands import completed
 from tests.servers.batches import BatchServer
 
 KEY_VARIABLE = "WORKBENCH_KEY"
@@ -136,12 +137,9 @@ class Workbench:
             **options,
         )
 
-    def cli(
-        self, *arguments: str, environ: Mapping[str, str] | None = None, **options: Any
-    ) -> subprocess.CompletedProcess[str]:
-        process = self.start(*arguments, environ=environ, **options)
-        out, err = process.communicate(timeout=120)
-        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+    def cli(self, *arguments: str, environ: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """What the command says and returns; in a process of its own that has nothing left to import."""
+        return completed(arguments, self.root, clean_environ({KEY_VARIABLE: KEY, **(environ or {})}))
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         return list(query(self.runs, sql))

@@ -199,23 +199,26 @@ def writing(
         CatalogDamagedError, CatalogBusyError, DiskError: see `reading`.
     """
     make_folders(runs)
-    with _locked(runs, exclusive=True, wait=wait), explained(runs):
-        with duck.borrowed() if con is None else nullcontext(con) as used:
-            _attach(used, runs)
+    with (
+        _locked(runs, exclusive=True, wait=wait),
+        explained(runs),
+        duck.borrowed() if con is None else nullcontext(con) as used,
+    ):
+        _attach(used, runs)
+        try:
+            used.execute("BEGIN")
             try:
-                used.execute("BEGIN")
-                try:
-                    yield used
-                    used.execute("COMMIT")
-                except BaseException:
-                    with suppress(Exception):
-                        used.execute("ROLLBACK")
-                    raise
-                used.execute(f"CHECKPOINT {SCHEMA}")
-                make_private(file_of(runs).with_name(FILE + ".wal"))
-            finally:
-                with suppress(Exception):  # the error that brought us here says more
-                    used.execute(f"DETACH {SCHEMA}")
+                yield used
+                used.execute("COMMIT")
+            except BaseException:
+                with suppress(Exception):
+                    used.execute("ROLLBACK")
+                raise
+            used.execute(f"CHECKPOINT {SCHEMA}")
+            make_private(file_of(runs).with_name(FILE + ".wal"))
+        finally:
+            with suppress(Exception):  # the error that brought us here says more
+                used.execute(f"DETACH {SCHEMA}")
 
 
 def _attach(con: duckdb.DuckDBPyConnection, runs: Path) -> None:

@@ -6,7 +6,6 @@ Whatever the point: run again until done, every row has its answer, no row was a
 from __future__ import annotations
 
 import json
-import multiprocessing
 import multiprocessing.connection
 import os
 import re
@@ -26,6 +25,7 @@ from typing import Any
 import pytest
 
 from batchling.catalog import ensure, query
+from tests.commands import PROCESSES
 from tests.crash import dying
 from tests.workbench import clean_environ
 
@@ -46,9 +46,6 @@ schema:
   fields: {label: {enum: [a, b]}}
 tokens: off
 """
-
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tests.crash.dying"])
 
 REAPING = threading.Lock()
 """`start` reaps the processes of other threads too; one that two threads reap at once has lost its exit code (255)."""

@@ -72,9 +72,10 @@ def test_files_may_not_grow_beyond_a_limit_of_the_system(bench: Workbench) -> No
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (70_000, 70_000))
 
-    stopped = bench.cli("run", "--yes", *bench.arguments("limits.poll_seconds=0.02"), preexec_fn=limit)
-    assert stopped.returncode == 1, stopped.stderr
-    assert "Traceback" not in stopped.stderr
+    stopped = bench.start("run", "--yes", *bench.arguments("limits.poll_seconds=0.02"), preexec_fn=limit)
+    _, told = stopped.communicate(timeout=120)
+    assert stopped.returncode == 1, told
+    assert "Traceback" not in told
     assert bench.server.creates == 0
     assert bench.run().exit_code == 0
     assert bench.server.times_answered() == {1}
