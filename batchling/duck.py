@@ -71,8 +71,23 @@ _OPEN: weakref.WeakSet[duckdb.DuckDBPyConnection] = weakref.WeakSet()
 
 _SHARED_MB = 256
 _sharing = threading.Lock()
-_shared: tuple[int, duckdb.DuckDBPyConnection] | None = None
-"""The database that `borrowed` lends, and the process that made it."""
+_shared: duckdb.DuckDBPyConnection | None = None
+"""The database that `borrowed` lends."""
+
+
+def _close_shared() -> None:
+    """A fork leaves a database's threads behind: the child would wait for them. One that is lent stays locked there."""
+    global _shared
+    if _sharing.acquire(blocking=False):
+        try:
+            if _shared is not None:
+                _shared.close()
+                _shared = None
+        finally:
+            _sharing.release()
+
+
+os.register_at_fork(before=_close_shared)
 
 
 @contextmanager
@@ -92,15 +107,15 @@ def borrowed() -> Iterator[duckdb.DuckDBPyConnection]:
             con.close()
         return
     try:
-        if _shared is None or _shared[0] != os.getpid():  # the threads of a database do not survive a fork
-            _shared = (os.getpid(), connect(memory_mb=_SHARED_MB))
-        con = _shared[1].cursor()
+        if _shared is None:
+            _shared = connect(memory_mb=_SHARED_MB, threads=1)
+        con = _shared.cursor()
         con.execute("SET TimeZone = 'UTC'")
         _OPEN.add(con)
         try:
             yield con
         except BaseException:
-            _shared[1].close()
+            _shared.close()
             _shared = None
             raise
         finally:

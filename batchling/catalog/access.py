@@ -38,7 +38,7 @@ one at the commit (half the time); the format of the oldest DuckDB we support, s
 
 WAIT_SECONDS = 60.0
 _SMALL = 16 << 20
-"""Bytes of a catalog of which every question is answered in memory: half a million answers."""
+"""Bytes of a catalog, half a million answers, up to which one thread and little memory are enough for every question."""
 
 _REBUILD = "batchling doctor --rebuild"
 
@@ -170,7 +170,7 @@ def reading(
     if not path.exists():
         raise CatalogDamagedError("there is no catalog yet", where=str(path), next_command=_REBUILD)
     with _locked(runs, exclusive=False, wait=wait), explained(runs):
-        if memory_mb is None and (temp is None or path.stat().st_size <= _SMALL):
+        if memory_mb is None and path.stat().st_size <= _SMALL:
             with duck.borrowed() as con:
                 con.execute(f"ATTACH {literal(str(path))} AS {SCHEMA} (READ_ONLY)")
                 con.execute(f"USE {SCHEMA}")
@@ -202,7 +202,7 @@ def writing(
     with (
         _locked(runs, exclusive=True, wait=wait),
         explained(runs),
-        duck.borrowed() if con is None else nullcontext(con) as used,
+        _writer(runs) if con is None else nullcontext(con) as used,
     ):
         _attach(used, runs)
         try:
@@ -219,6 +219,17 @@ def writing(
         finally:
             with suppress(Exception):  # the error that brought us here says more
                 used.execute(f"DETACH {SCHEMA}")
+
+
+@contextmanager
+def _writer(runs: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    path = file_of(runs)
+    if not path.exists() or path.stat().st_size <= _SMALL:
+        with duck.borrowed() as con:
+            yield con
+        return
+    with duck.connect() as con:
+        yield con
 
 
 def _attach(con: duckdb.DuckDBPyConnection, runs: Path) -> None:
