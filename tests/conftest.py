@@ -11,12 +11,26 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
+
+LONGEST = (
+    "dst/test_mutants.py",
+    "dst/test_schedules.py",
+    "crash/test_kill.py",
+    "trust/test_canary.py",
+    "conformance/test_broken_plans.py",
+    "e2e/",
+    "cli/test_terminal.py",
+    "sweep/",
+    "conformance/",
+    "trust/",
+    "cli/",
+)
+"""What takes tens of seconds is begun first: a worker takes a whole file, and the last one should not leave the others idle."""
 
 SUMMARY = pytest.StashKey[list[str]]()
 """Lines that the fault schedules want printed at the end."""
@@ -66,13 +80,19 @@ def pytest_configure(config: pytest.Config) -> None:
     sys.dont_write_bytecode = False
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=_turn)  # stable: all workers of pytest-xdist see the same order
     for lane in ("long", "thirdparty"):
         if not config.getoption(f"--{lane}"):
             skip = pytest.mark.skip(reason=f"runs with --{lane}")
             for item in items:
                 if lane in item.keywords:
                     item.add_marker(skip)
+
+
+def _turn(item: pytest.Item) -> int:
+    name = item.path.relative_to(Path(__file__).parent).as_posix()
+    return next((n for n, start in enumerate(LONGEST) if name.startswith(start)), len(LONGEST))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
