@@ -36,11 +36,6 @@ ENCODINGS = frozenset({"", "identity", "gzip", "deflate"})
 OWN_DEPTH = JSON_DEPTH + 20
 """Levels in what batchling writes around a value that was measured when it came in."""
 
-RESULT_ROW_BYTES = 1_000_000
-RESULT_TOKEN_BYTES = 4_000  # with the 20 likeliest tokens told beside each one
-RESULT_TOKENS = 1_000_000  # of an answer whose request sets no limit: more than any model writes
-RESULT_FACTOR = 4
-
 
 class BeyondLimit(ValueError):
     """The text is deeper or larger than any that is read; the message says which limit it is."""
@@ -115,18 +110,6 @@ def check_depth(value: Any, *, depth: int = JSON_DEPTH) -> Any:
         if not level:
             return value
     raise BeyondLimit(_TOO_DEEP)
-
-
-def result_bytes(rows: int, sent: int, tokens: int | None) -> int:
-    """Bytes of a result that are decoded: far more than the shard could be answered with, whatever size was announced.
-
-    Args:
-        rows: of the shard.
-        sent: bytes of its input file, which an answer may repeat.
-        tokens: most output tokens of one answer; None: no limit was set.
-    """
-    answer = RESULT_ROW_BYTES + RESULT_TOKEN_BYTES * (RESULT_TOKENS if tokens is None else tokens)
-    return RESULT_FACTOR * (rows * answer + sent)
 
 
 _TOO_DEEP = f"nested more than {JSON_DEPTH} levels deep"

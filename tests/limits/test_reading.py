@@ -21,6 +21,7 @@ OWN_TREES = {
     "catalog/comparing.py": "DuckDB's own tree of a statement",
     "catalog/evaluate.py": "DuckDB's own tree of a statement",
     "catalog/sql.py": "what DuckDB wrote",
+    "source/bounds.py": "DuckDB's own tree of a statement",
     "source/named.py": "DuckDB's own tree of a statement",
     "source/query.py": "DuckDB's own tree of a statement",
     "testing/server.py": "requests that batchling wrote itself",
