@@ -48,6 +48,7 @@ class Disk(Protocol):
     def exists(self, path: Path) -> bool: ...
     def size(self, path: Path) -> int: ...
     def names(self, folder: Path) -> list[str]: ...
+    def files(self, folder: Path) -> list[str]: ...
     def make_folder(self, folder: Path) -> None: ...
     def share(self, folder: Path) -> None: ...
     def create(self, path: Path) -> Writer: ...
@@ -240,16 +241,29 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _plain_file(path: Path) -> BinaryIO:
+    """A file opened for reading. A pipe or a device in its place would never end.
+
+    Raises:
+        OSError: it is no plain file, or cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
 class RealDisk:
     """The machine's disk."""
 
     def read(self, path: Path) -> bytes:
-        with _telling("read", path):
-            return path.read_bytes()
+        with _telling("read", path), _plain_file(path) as file:
+            return file.read()
 
     def reader(self, path: Path) -> BinaryIO:
         with _telling("read", path):
-            return path.open("rb")
+            return _plain_file(path)
 
     def exists(self, path: Path) -> bool:
         return path.exists()
@@ -264,6 +278,33 @@ class RealDisk:
                 return sorted(os.listdir(folder))  # noqa: PTH208 (names, not paths)
         except FileNotFoundError:
             return []
+
+    def files(self, folder: Path) -> list[str]:
+        """Every file below a folder by its relative name, sorted; an absent folder has none.
+
+        Raises:
+            DiskError: there is a link, or something else that is neither a plain file nor a folder.
+        """
+        found = []
+        left = [folder]
+        with _telling("read", folder):
+            if folder.is_symlink():
+                raise DiskError("is a link", where=str(folder))
+            while left:
+                try:
+                    entries = os.scandir(left.pop())
+                except FileNotFoundError:
+                    continue
+                with entries:
+                    for entry in entries:
+                        if entry.is_dir(follow_symlinks=False):
+                            left.append(Path(entry.path))
+                        elif entry.is_file(follow_symlinks=False):
+                            found.append(Path(entry.path).relative_to(folder).as_posix())
+                        else:
+                            what = "is a link" if entry.is_symlink() else "is no plain file"
+                            raise DiskError(what, where=entry.path)
+        return sorted(found)
 
     def make_folder(self, folder: Path) -> None:
         with _telling("make folder", folder):

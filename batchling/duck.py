@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 import weakref
 from collections.abc import Collection, Iterable, Iterator
@@ -238,3 +239,83 @@ def own_field(row: str, name: str, texts: Collection[str], written: str) -> str:
     value = f"to_json({row}.{identifier(name)})::VARCHAR"
     text = f"{written}.{identifier(name)}, " if name in texts else ""
     return f"coalesce({text}{value}, 'null')"
+
+
+_TOKEN = re.compile(r'"(?:[^"]|"")*"|[A-Za-z_][A-Za-z0-9_]*|[0-9]+|[(),\[\]]|\s+')
+_SCALARS = frozenset(
+    [
+        "VARCHAR",
+        "BIGINT",
+        "DOUBLE",
+        "BOOLEAN",
+        "JSON",
+        "FLOAT",
+        "INTEGER",
+        "SMALLINT",
+        "TINYINT",
+        "HUGEINT",
+        "UBIGINT",
+        "UINTEGER",
+        "USMALLINT",
+        "UTINYINT",
+        "DATE",
+        "TIME",
+        "TIMESTAMP",
+        "TIMESTAMPTZ",
+        "DECIMAL",
+        "BLOB",
+        "UUID",
+    ]
+)
+_DEEPEST = 100
+
+
+def is_type(text: str) -> bool:
+    """Whether a text is one of the types that we write, and so no SQL beside: plan.json may be anybody's.
+
+    >>> is_type('STRUCT("a b" VARCHAR, n BIGINT[])'), is_type("VARCHAR) FROM x; --")
+    (True, False)
+    """
+    tokens: list[str] = []
+    end = 0
+    for found in _TOKEN.finditer(text):
+        if found.start() != end:
+            return False
+        end = found.end()
+        if not found.group().isspace():
+            tokens.append(found.group())
+    return end == len(text) and _after_type(tokens, 0, 0) == len(tokens) > 0
+
+
+def _after_type(tokens: list[str], place: int, depth: int) -> int | None:
+    """Where the type that begins at `place` ends; None: there is none."""
+    word = tokens[place].upper() if place < len(tokens) else ""
+    place += 1
+    if depth > _DEEPEST:
+        return None
+    if word == "STRUCT":
+        if tokens[place : place + 1] != ["("]:
+            return None
+        while tokens[place : place + 1] in (["("], [","]):
+            name = tokens[place + 1 : place + 2]
+            if not name or not (name[0].startswith('"') or name[0][0].isalpha() or name[0][0] == "_"):
+                return None
+            after = _after_type(tokens, place + 2, depth + 1)
+            if after is None:
+                return None
+            place = after
+        if tokens[place : place + 1] != [")"]:
+            return None
+        place += 1
+    elif word == "DECIMAL" and tokens[place : place + 1] == ["("]:
+        width = tokens[place + 1 : place + 5]
+        if len(width) != 4 or not (width[0].isdigit() and width[1] == "," and width[2].isdigit() and width[3] == ")"):
+            return None
+        place += 5
+    elif word not in _SCALARS:
+        return None
+    while tokens[place : place + 1] == ["["]:
+        place += 2 if tokens[place + 1 : place + 2] == ["]"] else 3
+        if tokens[place - 1 : place] != ["]"] or not (tokens[place - 2] == "[" or tokens[place - 2].isdigit()):
+            return None
+    return place

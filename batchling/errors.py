@@ -14,6 +14,7 @@
     │   └── LockedError          75   another process holds the plan
     ├── DetachedError           130   Ctrl-C: nothing is cancelled remotely; `next_command` goes on
     ├── JournalError              2   the plan that was named cannot be read; others are not affected
+    │   └── ChangedError          2   a file of it is not what it was when the plan was made
     ├── CatalogError              1   the catalog cannot be used; it is a view and can be rebuilt
     │   ├── CatalogBusyError      1   another process has it open
     │   └── CatalogDamagedError   1   not a catalog of this version, or a damaged one
@@ -134,6 +135,10 @@ class JournalError(BatchlingError):
     unreadable, or files are missing. It stops no other plan."""
 
     exit_code = 2
+
+
+class ChangedError(JournalError):
+    """A file that the plan was made from was changed, removed or added since: nothing of it is run or sent."""
 
 
 class CatalogError(BatchlingError):

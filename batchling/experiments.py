@@ -80,6 +80,7 @@ def run(
     confirm: Confirm | None = None,
     observer: Observer | None = None,
     trust_hosts: Sequence[str] = (),
+    trust: bool = False,
     project: Path | str | None = None,
     config_dir: Path | str | None = None,
 ) -> Results:
@@ -95,6 +96,7 @@ def run(
             allowed, so set `budget.usd` to be safe.
         observer: hears what happens.
         trust_hosts: hosts that a key may go to although nobody confirmed it before: `HOST`, `HOST:PORT` or a URL.
+        trust: a plan that is not known to be yours is taken as yours: its code is run, and keys go where it says.
 
     Returns:
         The results; `outcome` and `exit_code` say how it ended (3: some rows are not ok).
@@ -116,7 +118,7 @@ def run(
         prune=prune,
         confirm=confirm,
         observer=observer,
-        gate=_gate(trust_hosts),
+        gate=_gate(trust_hosts, trust),
         project=config.project_of(experiment, project),
         config_dir=_path(config_dir),
     )
@@ -129,16 +131,17 @@ def watch(
     detach: bool = False,
     observer: Observer | None = None,
     trust_hosts: Sequence[str] = (),
+    trust: bool = False,
     project: Path | str | None = None,
 ) -> list[Results]:
-    """Goes on with one plan, or with every unfinished plan. `trust_hosts`: as for `run`.
+    """Goes on with one plan, or with every unfinished plan. `trust_hosts`, `trust`: as for `run`.
 
     Raises:
         LockedError: another process holds the plan.
     """
     from batchling.api import verbs
 
-    outcomes = verbs.watch(plan, runs=_runs(project), detach=detach, observer=observer, gate=_gate(trust_hosts))
+    outcomes = verbs.watch(plan, runs=_runs(project), detach=detach, observer=observer, gate=_gate(trust_hosts, trust))
     return [Results(outcome.folder, outcome=outcome) for outcome in outcomes]
 
 
@@ -149,15 +152,20 @@ def status(plan: str | None = None, *, project: Path | str | None = None) -> Pla
     return standing.status(plan, runs=_runs(project))
 
 
-def cancel(plan: str, *, trust_hosts: Sequence[str] = (), project: Path | str | None = None) -> Outcome:
-    """Cancels at the provider, waits for the end, collects what was paid. `trust_hosts`: as for `run`."""
+def cancel(
+    plan: str, *, trust_hosts: Sequence[str] = (), trust: bool = False, project: Path | str | None = None
+) -> Outcome:
+    """Cancels at the provider, waits for the end, collects what was paid. `trust_hosts`, `trust`: as for `run`."""
     from batchling.api import verbs
 
-    return verbs.cancel(plan, runs=_runs(project), gate=_gate(trust_hosts))
+    return verbs.cancel(plan, runs=_runs(project), gate=_gate(trust_hosts, trust))
 
 
-def load(reference: str | None = None, *, project: Path | str | None = None) -> Results:
+def load(reference: str | None = None, *, trust: bool = False, project: Path | str | None = None) -> Results:
     """Results of a plan, a run, or an experiment's newest plan, as far as they were collected. None: the newest plan.
+
+    Args:
+        trust: a plan that is not known to be yours is taken as yours, so that `objects()` may run its schema's code.
 
     Raises:
         UsageError: there is no such plan.
@@ -166,13 +174,17 @@ def load(reference: str | None = None, *, project: Path | str | None = None) -> 
     from batchling.api.workspace import Workspace
     from batchling.runner.folder import PlanFolder
 
-    workspace = Workspace(_runs(project))
+    workspace = Workspace(_runs(project), gate=_gate((), trust))
     if reference is None:
         reference = workspace.find(None).plan_id
     found = catalog.resolve(workspace.runs, reference)
     summary = catalog.read_summary(found.plan_dir)
     if summary is None or summary.stale:
         workspace.refresh(PlanFolder(found.plan_dir))
+    if trust:
+        from batchling.api.ownership import take_if_told
+
+        take_if_told(workspace, PlanFolder(found.plan_dir))
     return Results(found.plan_dir, run_id=found.run_id)
 
 
@@ -193,10 +205,10 @@ def query(sql: str, *, project: Path | str | None = None) -> QueryResult:
     return catalog.query(runs, sql)
 
 
-def _gate(hosts: Sequence[str]) -> Gate:
+def _gate(hosts: Sequence[str], trust: bool) -> Gate:
     from batchling.providers.gate import Gate
 
-    return Gate(hosts=hosts)
+    return Gate(hosts=hosts, plans=trust)
 
 
 def _runs(folder: Path | str | None) -> Path:

@@ -406,7 +406,7 @@ FIELDS: dict[str, dict[str, Types]] = {
 
 MAYBE: dict[str, dict[str, Types]] = {
     "planned": {"replaces": _LIST, "left": _MAP},
-    "plan_created": {"awaits": _LIST},
+    "plan_created": {"awaits": _LIST, "files": _MAP},
     "awaited": {"awaits": _LIST},
     "rejected": {"retry_at": _MAYBE_NUMBER, "refusals": _WHOLE},
     "fenced": {"mark": _MAYBE_TEXT},
@@ -506,6 +506,9 @@ def check(state: State, event: Event, *, recorded: bool = False) -> None:
             _check(holder is None, f"I8: batch {event['batch_id']} is the one of shard {holder and holder[0]} already")
     elif kind in ("plan_created", "awaited"):
         _check_texts(event.get("awaits", ()), "awaits")
+        for name in event.get("awaits", ()):
+            _check("/" not in name, f"I8: awaits {name!r} is no plan")
+        _check_texts([part for pair in event.get("files", {}).items() for part in pair], "files")
     elif kind == "session":
         _check_texts([*event["fingerprints"].keys(), *event["fingerprints"].values()], "fingerprints")
     elif kind == "cancel_wanted":

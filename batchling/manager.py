@@ -56,15 +56,16 @@ class ExperimentManager:
     Args:
         project: the project's folder, whose `runs/` holds the plans; None: the one the working directory is in.
         trust_hosts: hosts that a key may go to although nobody confirmed it before: `HOST`, `HOST:PORT` or a URL.
+        trust: plans that are not known to be yours are taken as yours: their code is run, and keys go where they say.
     """
 
-    def __init__(self, project: Path | str | None = None, *, trust_hosts: Sequence[str] = ()):
+    def __init__(self, project: Path | str | None = None, *, trust_hosts: Sequence[str] = (), trust: bool = False):
         from batchling.api.workspace import Workspace
         from batchling.config import find_project
         from batchling.providers.gate import Gate
 
         self._project = find_project(project)
-        self._workspace = Workspace(self._project.runs, gate=Gate(hosts=trust_hosts))
+        self._workspace = Workspace(self._project.runs, gate=Gate(hosts=trust_hosts, plans=trust))
 
     def start_experiment(
         self,
@@ -214,7 +215,7 @@ class Experiment:
         """`new` before `setup`; then planned, waiting, parked, refused, finished or cancelled."""
         from batchling.api.workspace import state_name
 
-        return "new" if self._folder is None else state_name(self._workspace.state(self._folder))
+        return "new" if self._folder is None else state_name(self._workspace.state(self._folder, to_show=True))
 
     def setup(self) -> Path:
         """Makes the plan and writes the input file: exactly the lines that `start` uploads. Sends nothing.
@@ -277,6 +278,9 @@ class Experiment:
         return Results(self._folder.path, outcome=outcome)
 
     def _open(self) -> None:
+        from functools import partial
+
+        from batchling.api import ownership
         from batchling.runner.planning import open_plan
 
         assert self._spec is not None
@@ -287,6 +291,8 @@ class Experiment:
             [self._spec],
             command="experiment.start()",
             refresh_stale=self._workspace.refresh_stale,
+            remember=ownership.remember,
+            recognise=partial(ownership.recognise, self._workspace),
         )
         self._folder = opened.folder
         self._made = opened.how == "created"

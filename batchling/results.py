@@ -149,6 +149,10 @@ class Results:
         """The answers of the rows that are ok: instances of the schema's pydantic class, else dicts; text without a schema.
 
         In the order of the rows; `records()` also has the rows that are not ok, and says which row each is.
+
+        Raises:
+            ChangedError: the class's file was changed since the plan was made.
+            RefusedError: the plan is not known to be yours, and its class is code: `load(…, trust=True)`.
         """
         schemas = self._schemas
         for record in self._read("FROM own WHERE state = 'ok'"):
@@ -200,10 +204,16 @@ class Results:
     @cached_property
     def _schemas(self) -> dict[str, Any]:
         from batchling.api.kits import recorded
-        from batchling.disk import RealDisk
+        from batchling.api.ownership import classes_of, is_own, not_taken
+        from batchling.api.workspace import Workspace
         from batchling.runner.folder import PlanFolder
 
-        made = recorded(RealDisk(), PlanFolder(self.folder))
+        workspace, folder = Workspace(self.folder.parent), PlanFolder(self.folder)
+        own = is_own(workspace, folder)
+        made = recorded(workspace.disk, folder, own=own)
+        if not own and (code := classes_of(made.document)):
+            # Dicts in their place would be another type than the caller was promised.
+            raise not_taken(folder, f"runs {', '.join(code)}", f"batchling.load({self.plan_id!r}, trust=True)")
         return {run["run_id"]: made.schemas[run["schema_index"]] for run in made.document["runs"]}
 
 

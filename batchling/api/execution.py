@@ -15,7 +15,8 @@ from typing import Any
 
 from batchling.api.kits import decode_cached, kits, offline_kits, recorded
 from batchling.api.outcome import MetricValue, Outcome, RunReport
-from batchling.api.standing import not_received, recipients_of, undecided, unknown_usd
+from batchling.api.ownership import take
+from batchling.api.standing import command_of, not_received, recipients_of, undecided, unknown_usd
 from batchling.api.workspace import Workspace, state_name
 from batchling.catalog.rows import Refreshed
 from batchling.disk import create_private
@@ -40,6 +41,7 @@ from batchling.runner.broken import name as tell
 from batchling.runner.doubts import Doubt, told
 from batchling.runner.folder import PlanFolder, awaited_plan
 from batchling.runner.loop import Steps, drive, steps
+from batchling.runner.sealing import check_seal, no_links
 from batchling.runner.session import LaneKit, Observer, Session, Silent
 from batchling.waiting import Wait
 
@@ -144,7 +146,7 @@ def opened(
         LockedError: another process holds it.
         JournalError: the plan is broken.
         ProviderError: a key is missing, or is not the one that the plan's batches were made with.
-        RefusedError: nobody confirmed that a key may go where this plan would send it.
+        RefusedError: nobody confirmed that a key may go where this plan would send it, or that the plan may be driven at all.
     """
     allow = allow or Allowance()
     disk, clock = workspace.disk, workspace.clock
@@ -165,9 +167,14 @@ def opened(
         stack.callback(journal.close)
         clock.not_before(journal.last_ts)
         state = folded(folder, journal.events)
+        check_seal(disk, folder, journal.events)
+        document = folder.load(disk)
         if not state.finished:
-            check_files(disk, folder, state, folder.load(disk))
-        made = recorded(disk, folder)
+            check_files(disk, folder, state, document)
+        own = take(workspace, folder, document, sends=not (state.finished or alone))
+        if not own:
+            no_links(disk, folder)
+        made = recorded(disk, folder, own=own)
         log = stack.enter_context(_log(folder))
         connections = stack.enter_context(ExitStack())
         decode_cached(disk, made)
@@ -395,6 +402,7 @@ def outcome(workspace: Workspace, folder: PlanFolder, state: State, reason: str,
     """Refreshes the catalog and puts together what the caller hears."""
     refreshed = workspace.refresh(folder)
     document = folder.load(workspace.disk)
+    command = command_of(workspace, folder, document)
     states: dict[str, int] = {}
     reports = run_reports(refreshed)
     for report in reports:
@@ -443,13 +451,13 @@ def outcome(workspace: Workspace, folder: PlanFolder, state: State, reason: str,
     elif reason in ("detached", "awaiting", "locked"):
         next_command = f"batchling watch {folder.plan_id}"
     elif reason == "budget":
-        next_command = f"{document['command']} budget.usd=N"
+        next_command = f"{command} budget.usd=N"
     elif reason == "refused":
         next_command = f"batchling watch {folder.plan_id}"
     elif state.again:
-        next_command = document["command"]
+        next_command = command
     lost = tuple(not_received(workspace, folder, state, document))
-    again = document["command"] if document["command"].startswith("batchling ") else None
+    again = command if command.startswith("batchling run ") else None
     return Outcome(
         plan_id=folder.plan_id,
         folder=folder.path,

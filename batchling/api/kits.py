@@ -8,17 +8,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from batchling import config, providers, request, schema, shipped
+from batchling.api.ownership import foreign_code, not_taken
 from batchling.disk import Disk
 from batchling.models import Price
 from batchling.providers import Client
 from batchling.providers.gate import Gate
 from batchling.request import RequestBuilder
-from batchling.runner.broken import as_broken
+from batchling.runner.broken import as_broken, events_of
 from batchling.runner.caching import cached_tags, decode_cache
 from batchling.runner.compiling import request_builder
 from batchling.runner.folder import PlanFolder
 from batchling.runner.judging import Schemas
 from batchling.runner.points import LanePlan, is_local, lane_plan
+from batchling.runner.sealing import check_seal
 from batchling.runner.session import LaneKit
 from batchling.scrub import Scrubber, is_placeholder
 from batchling.spec import ProviderConfig, Spec
@@ -67,21 +69,30 @@ class Recorded:
         return most
 
 
-def recorded(disk: Disk, folder: PlanFolder) -> Recorded:
+def recorded(disk: Disk, folder: PlanFolder, *, own: bool) -> Recorded:
     """Loads a plan from its own copies of configs, prompts and schemas.
 
+    Args:
+        own: the plan is the user's: its code may be imported. Else the JSON Schema that plan.json keeps takes the place of
+            a pydantic class.
+
     Raises:
+        ChangedError: a file that it was made from was changed.
         JournalError: plan.json is missing, of another version, or no plan that this version can read.
+        RefusedError: it needs the adapter of another package, and is not the user's.
         UsageError: a prompt or schema of it is missing.
     """
+    check_seal(disk, folder, events_of(disk, folder))
     document = folder.load(disk)
+    if not own and (why := foreign_code(document)):
+        raise not_taken(folder, why, f"batchling doctor --rebuild {folder.plan_id} --trust")
     try:
-        return _recorded(folder, document)
+        return _recorded(folder, document, own)
     except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
         raise as_broken(folder, error) from error
 
 
-def _recorded(folder: PlanFolder, document: dict[str, Any]) -> Recorded:
+def _recorded(folder: PlanFolder, document: dict[str, Any], own: bool) -> Recorded:
     specs: dict[int, Spec] = {}
     lanes: dict[int, LanePlan] = {}
     schemas: dict[int, Any] = {}
@@ -89,7 +100,8 @@ def _recorded(folder: PlanFolder, document: dict[str, Any]) -> Recorded:
         number, index = run["lane"], run["schema_index"]
         spec = None
         if number not in lanes or index not in schemas:
-            spec = config.load_spec(run["config"], folder.source, run["overrides"])
+            kept = None if own else run.get("schema") or {}
+            spec = config.load_spec(run["config"], folder.source, run["overrides"], kept_schema=kept)
         if index not in schemas and spec is not None:
             schemas[index] = schema.compile(spec.config.output_schema, spec.schema_source, model=spec.config.model)
         price = None if run["price"] is None else Price(**run["price"])

@@ -231,6 +231,10 @@ class PlanStatus:
     """One plan: where its batches, rows and money are, and which variable's value goes to which host.
 
     Read from its journal and plan.json alone. `unknown_usd`: why an amount is None, a sentence for each model.
+
+    Attributes:
+        own: it is known to be the user's; another one runs no code and gets no key.
+        trouble: which file that it was made from was changed since, so that it is not used; None: none was.
     """
 
     plan_id: str
@@ -255,3 +259,5 @@ class PlanStatus:
     not_received: tuple[Doubt, ...] = ()
     waits: tuple[Wait, ...] = ()
     recipients: tuple[Recipient, ...] = ()
+    own: bool = True
+    trouble: str | None = None

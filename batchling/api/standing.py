@@ -11,17 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from batchling.api.outcome import BatchStatus, LaneStatus, PlanStatus, PointStatus
+from batchling.api.ownership import is_own
 from batchling.api.workspace import Workspace, state_name
 from batchling.disk import RealDisk
 from batchling.errors import BatchlingError, JournalError
 from batchling.journal import read
 from batchling.ledger import UNRESOLVED, UNSENT, Attempt, Phase, Shard, State
 from batchling.printable import one_line
-from batchling.runner.broken import as_broken, plans, whole
+from batchling.runner.broken import as_broken, events_of, plans, whole
 from batchling.runner.broken import name as tell
 from batchling.runner.doubts import Doubt, doubts_of
 from batchling.runner.folder import MOMENT, PlanFolder, folders
 from batchling.runner.planning import why_unknown
+from batchling.runner.sealing import check_seal
 from batchling.trust import Recipient, recorded
 from batchling.waiting import waits
 
@@ -87,9 +89,27 @@ def name_broken(runs: Path, *, but: str | None = None) -> None:
             tell(folder, error)
 
 
+def trouble_of(workspace: Workspace, folder: PlanFolder) -> JournalError | None:
+    """Which file of a plan is not what it was when the plan was made; None: all are, or its rows were removed."""
+    if not workspace.disk.names(folder.data):
+        return None
+    try:
+        check_seal(workspace.disk, folder, events_of(workspace.disk, folder))
+    except JournalError as error:
+        return error
+    return None
+
+
+def command_of(workspace: Workspace, folder: PlanFolder, document: Mapping[str, Any]) -> str:
+    """The command that made a plan, for a person to type again; never one that a stranger wrote down."""
+    return str(document["command"]) if is_own(workspace, folder) else f"batchling status {folder.plan_id}"
+
+
 def plan_status(workspace: Workspace, folder: PlanFolder) -> PlanStatus:
-    state = workspace.state(folder)
+    state = workspace.state(folder, to_show=True)
     document = folder.load(workspace.disk)
+    trouble = trouble_of(workspace, folder)
+    own = is_own(workspace, folder)
     batches = []
     for shard, attempt in state.attempts():
         lane = document["lanes"][shard.lane]
@@ -119,8 +139,10 @@ def plan_status(workspace: Workspace, folder: PlanFolder) -> PlanStatus:
         next_command = f"batchling watch {folder.plan_id}"
         if name == "parked":
             next_command = f"batchling resolve {folder.plan_id} --adopt BATCH_ID | --resubmit | --drop"
-    elif state.again:
+    elif state.again and own:
         next_command = document["command"]
+    if trouble is not None:
+        next_command = trouble.next_command
     return PlanStatus(
         plan_id=folder.plan_id,
         experiment=document["experiment"],
@@ -146,6 +168,8 @@ def plan_status(workspace: Workspace, folder: PlanFolder) -> PlanStatus:
         not_received=tuple(not_received(workspace, folder, state, document)),
         waits=tuple(waits(state, workspace.clock.now(), folder.plan_id)),
         recipients=recipients_of(document),
+        own=own,
+        trouble=None if trouble is None else trouble.message,
     )
 
 
@@ -296,6 +320,8 @@ def _replayed(workspace: Workspace, folder: PlanFolder) -> PlanLine:
         created = made_at(folder.plan_id)
         hint = "batchling doctor"
         return PlanLine(folder.plan_id, folder.plan_id[16:-7], "damaged", created, None, 0, {}, 0, None, False, hint)
+    if plan.trouble is not None and (trouble := trouble_of(workspace, folder)) is not None:
+        tell(folder, trouble)
     return PlanLine(
         plan_id=plan.plan_id,
         experiment=plan.experiment,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from batchling import catalog, config, cost, limits
+from batchling.api import ownership
 from batchling.api.execution import Allowance, advance, advance_all, opened, outcome
 from batchling.api.kits import admit, names_shipped
 from batchling.api.outcome import LaneReport, Outcome, PlanReport, PlanStatus, Shown
@@ -21,7 +22,16 @@ from batchling.api.queueing import queues
 from batchling.api.standing import plan_status, status, statuses
 from batchling.api.workspace import Workspace, state_name
 from batchling.config import Project
-from batchling.errors import ConfigError, DiskError, JournalError, LockedError, ProviderError, RefusedError, UsageError
+from batchling.errors import (
+    ChangedError,
+    ConfigError,
+    DiskError,
+    JournalError,
+    LockedError,
+    ProviderError,
+    RefusedError,
+    UsageError,
+)
 from batchling.journal import says_finished
 from batchling.ledger import UNRESOLVED, UNSENT, Phase
 from batchling.providers.gate import Gate
@@ -56,6 +66,9 @@ from batchling.trust import COMPATIBLE, Origin, recipients, recorded
 
 DAMAGED = "damaged"
 """State of an outcome that is about a plan which cannot be read."""
+
+CHANGED = "changed"
+"""The same, about a plan of which a file was changed after it was made."""
 
 Confirm = Callable[[str, Decimal | None], bool]
 """(what is about to be sent, its worst case in USD or None when unknown) → whether to go on."""
@@ -312,6 +325,8 @@ def run_specs(
         refresh_stale=workspace.refresh_stale,
         again=again,
         large=large,
+        remember=ownership.remember,
+        recognise=partial(ownership.recognise, workspace),
     )
     created = opened_plan.how == "created"
     if opened_plan.how == "finished":
@@ -495,7 +510,7 @@ def _unreadable(workspace: Workspace, folder: PlanFolder, error: JournalError) -
         folder=folder.path,
         experiment=document.get("experiment", ""),
         reason="failed",
-        state=DAMAGED,
+        state=CHANGED if isinstance(error, ChangedError) else DAMAGED,
         exit_code=error.exit_code,
         created=False,
         simulated=document.get("simulated", False),

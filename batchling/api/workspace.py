@@ -12,8 +12,9 @@ from batchling.clock import Clock, RealClock
 from batchling.disk import Disk, RealDisk
 from batchling.errors import CatalogBusyError, CatalogDamagedError, DiskError, JournalError, LockedError, UsageError
 from batchling.ledger import UNRESOLVED, UNSENT, Phase, State
-from batchling.runner.broken import as_broken, events_of, folded, name, whole
+from batchling.runner.broken import as_broken, events_of, folded, name, shown, whole
 from batchling.runner.folder import PlanFolder, folders
+from batchling.runner.sealing import no_links
 
 # `batchling status` needs none of what refreshes and decodes: that is imported where it is used.
 if TYPE_CHECKING:
@@ -53,13 +54,16 @@ class Workspace:
         what = "unfinished plan" if unfinished else "plan"
         raise UsageError(f"there is no {what} in {self.runs}", next_command="batchling run EXPERIMENT")
 
-    def state(self, folder: PlanFolder) -> State:
+    def state(self, folder: PlanFolder, *, to_show: bool = False) -> State:
         """What the plan's journal says.
+
+        Args:
+            to_show: only to show it, so that files which it was made from may have been changed.
 
         Raises:
             JournalError: the plan is broken.
         """
-        return whole(self.disk, folder)
+        return shown(self.disk, folder) if to_show else whole(self.disk, folder)
 
     def holder(self, folder: PlanFolder) -> str | None:
         """Who holds the plan now; None: nobody."""
@@ -81,12 +85,15 @@ class Workspace:
             metric_seconds, metric_mb: what one metric may take, where that is more than the plan says.
         """
         from batchling import catalog
+        from batchling.api.ownership import is_own
         from batchling.catalog.rows import EventRow
 
         size = self.disk.size(folder.journal) if self.disk.exists(folder.journal) else 0
         events = events_of(self.disk, folder)
         state = folded(folder, events)
         folder.load(self.disk)
+        if not is_own(self, folder):
+            no_links(self.disk, folder)  # what is written into it must not end up elsewhere
         return catalog.refresh(
             self.runs,
             folder.path,
@@ -154,13 +161,20 @@ class Workspace:
             name(folder, as_broken(folder, error))
 
     def rebuild(self, folder: PlanFolder) -> Refreshed:
-        """Decodes the raw files again with the plan's own schemas, then rebuilds its rows in the catalog."""
+        """Decodes the raw files again with the plan's own schemas, then rebuilds its rows in the catalog.
+
+        Of a plan that somebody else made no code is run: the JSON Schemas that plan.json keeps judge the answers.
+        """
         from batchling.api.kits import decode_cached, offline_kits, recorded
+        from batchling.api.ownership import take_if_told
         from batchling.runner.gathering import decode_attempt
 
         if not folder.data.exists():  # `rm --keep-answers`: its schemas went with its rows
             return self.refresh(folder, force=True)
-        made = recorded(self.disk, folder)
+        own = take_if_told(self, folder)
+        if not own:
+            no_links(self.disk, folder)
+        made = recorded(self.disk, folder, own=own)
         state = self.state(folder)
         kits = offline_kits(made)
         for shard, attempt in state.attempts():

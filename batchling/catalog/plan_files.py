@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from batchling import limits
+from batchling import duck, limits
 from batchling.confined import MEMORY_MB
 from batchling.errors import CatalogError
 
@@ -19,6 +19,8 @@ PLAN_ID = re.compile(r"^\d{8}-\d{6}-(?P<experiment>.+)-[0-9a-f]{6}$")
 
 METRIC_SECONDS = 60.0
 """How long a metric may take where the config does not say (plans of version 0.1.0)."""
+_INSIDE = re.compile(r"[\w+~-][\w.+~-]*")
+_NAME = re.compile(r"[\w.~+-]+")  # as in `runner.folder`
 
 SPILL = ".staging-"
 """Prefix of the folder that a rebuild spills to, inside the plan's folder; the process id follows."""
@@ -159,7 +161,23 @@ def load(plan_dir: Path) -> PlanFiles:
         )
         for lane in document["lanes"]
     )
+    for run in document["runs"]:
+        _check_places(run, path)
     return PlanFiles(plan_dir, document, lanes, tuple(_run(plan_dir, run) for run in document["runs"]))
+
+
+def _check_places(run: Mapping[str, Any], path: Path) -> None:
+    """Whether what goes into SQL and into file names is a type, and names inside the plan: the file may be anybody's.
+
+    Raises:
+        CatalogError: it is not.
+    """
+    kind = run.get("output_type")
+    if kind is not None and not (isinstance(kind, str) and duck.is_type(kind)):
+        raise CatalogError("plan.json has an output_type that is no type of ours", where=str(path))
+    data = str(run["data"]).removeprefix("data/")
+    if not all(_INSIDE.fullmatch(name) for name in (data, str(run["run_id"]))):
+        raise CatalogError("plan.json names a file outside the plan", where=str(path))
 
 
 def _run(plan_dir: Path, run: Mapping[str, Any]) -> RunFiles:
@@ -204,6 +222,8 @@ def plan_folders(runs: Path) -> list[Path]:
 
 def _holds(path: Path) -> bool:
     """Whether a folder is a plan's: by its document, or (where that is gone) by its name and what else is in it."""
+    if not _NAME.fullmatch(path.name):
+        return False
     if (path / "plan.json").exists():
         return True
     return PLAN_ID.match(path.name) is not None and any(

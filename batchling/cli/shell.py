@@ -27,6 +27,7 @@ class Shell:
         config_dir: a folder with config groups that wins over all others.
         folder: `--project`: where the project is looked for; None: the working directory.
         hosts: `--trust-host`: hosts that a key may go to, in this command.
+        trust: `--trust`: plans that are not known to be the user's are taken.
         used: the runs folder of the experiment, where the command took it from there; None: `runs`.
         answered: a JSON document was written, so an error afterwards does not write another.
     """
@@ -36,6 +37,7 @@ class Shell:
     config_dir: Path | None = None
     folder: Path | None = None
     hosts: tuple[str, ...] = ()
+    trust: bool = False
     used: Path | None = None
     answered: bool = False
     _project: Project | None = field(default=None, repr=False)

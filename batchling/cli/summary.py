@@ -36,7 +36,7 @@ REASONS = {
 
 def show_outcome(shell: Shell, outcome: Outcome, *, worked: bool) -> None:
     """Prints it on stdout; `worked`: this call sent or collected something."""
-    lines = [f"{outcome.experiment}: {REASONS.get(outcome.reason, outcome.reason)}   plan {outcome.plan_id}"]
+    lines = [f"{printable(outcome.experiment)}: {REASONS.get(outcome.reason, outcome.reason)}   plan {outcome.plan_id}"]
     if outcome.simulated:
         lines[0] += f"   {SIMULATED}"
     lines.append(f"  {_bought(outcome, worked)}")
@@ -49,7 +49,8 @@ def show_outcome(shell: Shell, outcome: Outcome, *, worked: bool) -> None:
     where = _relative(outcome.folder)
     lines.append(f"folder: {printable(where)}")
     if outcome.reason == "finished":
-        export = f"batchling results {outcome.plan_id} --format csv -o {outcome.experiment}.csv"
+        file = shlex.quote(f"{printable(outcome.experiment)}.csv")
+        export = f"batchling results {outcome.plan_id} --format csv -o {file}"
         lines.append(f"export: {shell.command(export)}")
         query = 'batchling query "select state, count(*) from records group by 1"'
         lines.append(f"query:  {shell.command(query)}")

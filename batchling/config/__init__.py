@@ -96,15 +96,24 @@ def expand(
     return expand(experiment, overrides, multirun=multirun, sweep=sweep, project=project, config_dir=config_dir)
 
 
-def load_spec(document: Mapping[str, Any], root: Path, overrides: Sequence[str] = ()) -> Spec:
+def load_spec(
+    document: Mapping[str, Any],
+    root: Path,
+    overrides: Sequence[str] = (),
+    *,
+    kept_schema: Mapping[str, Any] | None = None,
+) -> Spec:
     """A run rebuilt from its recorded config and the folder with copies of its files (`<plan>/source`).
+
+    Args:
+        kept_schema: the JSON Schema that takes the place of a pydantic class, whose code is then not imported.
 
     Raises:
         ConfigError: a file is missing, or this version does not accept the config.
     """
     from batchling.config.values import load_spec
 
-    return load_spec(document, root, overrides)
+    return load_spec(document, root, overrides, kept_schema=kept_schema)
 
 
 def from_values(document: Mapping[str, Any], root: Path) -> Spec:

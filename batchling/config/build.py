@@ -30,6 +30,7 @@ def build_spec(
     import_path: Path | None = None,
     recorded: bool = False,
     notes: Sequence[str] = (),
+    kept_schema: Mapping[str, Any] | None = None,
 ) -> Spec:
     """Reads prompt and schema files and freezes the run.
 
@@ -42,6 +43,7 @@ def build_spec(
         import_path: the project's root, for `package.module:Model`.
         recorded: it is read from a plan, so nothing of it will be written again.
         notes: what a person should know of the config.
+        kept_schema: takes the place of a pydantic class, whose code is then not imported.
 
     Raises:
         ConfigError: a file is missing or broken; all such problems at once. Or a text that would be written holds the
@@ -82,7 +84,9 @@ def build_spec(
     )
     key = f"schema.{form}"
     try:
-        if form == "pydantic":
+        if form == "pydantic" and kept_schema is not None:
+            schema_source = dict(kept_schema)
+        elif form == "pydantic":
             reference = config.output_schema.pydantic or ""
             written, schema_source = load_model(reference, sources, _folder(origins, key), import_path)
             document["schema"]["pydantic"] = written

@@ -26,9 +26,19 @@ class Sources:
         root: the experiment's folder (or a plan's `source/`).
         search_path: folders with config groups, for references from configs outside `root`.
         contents: files read already, shared between the points of a sweep.
+        confined: only files below `root` are read, whatever a reference says: a plan needs no others, and its config may
+            be anybody's.
     """
 
-    def __init__(self, root: Path, search_path: Sequence[Path] = (), contents: dict[Path, bytes] | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        search_path: Sequence[Path] = (),
+        contents: dict[Path, bytes] | None = None,
+        *,
+        confined: bool = False,
+    ) -> None:
+        self._confined = confined
         self.root = root.absolute()
         self.search_path = [folder.absolute() for folder in search_path]
         self._files: dict[str, bytes] = {}
@@ -47,7 +57,7 @@ class Sources:
         tried = []
         for folder in [*([beside] if beside else []), self.root, *self.search_path]:
             path = (folder / Path(reference).expanduser()).absolute()
-            if path.is_file():
+            if path.is_file() and not (self._confined and not path.resolve().is_relative_to(self.root.resolve())):
                 return path
             if path not in tried:
                 tried.append(path)

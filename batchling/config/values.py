@@ -44,9 +44,21 @@ def from_values(document: Mapping[str, Any], root: Path) -> Spec:
     return build_spec(validate(tree, {}), Sources(root, folders), import_path=project.root)
 
 
-def load_spec(document: Mapping[str, Any], root: Path, overrides: Sequence[str] = ()) -> Spec:
+def load_spec(
+    document: Mapping[str, Any],
+    root: Path,
+    overrides: Sequence[str] = (),
+    *,
+    kept_schema: Mapping[str, Any] | None = None,
+) -> Spec:
     """See `batchling.config.load_spec`."""
-    return build_spec(validate(document, {}, recorded=True), Sources(root), overrides, recorded=True)
+    return build_spec(
+        validate(document, {}, recorded=True),
+        Sources(root, confined=True),
+        overrides,
+        recorded=True,
+        kept_schema=kept_schema,
+    )
 
 
 def _model(name: str, has_provider: bool, folders: Sequence[Path]) -> tuple[dict[str, Any], str | None]:

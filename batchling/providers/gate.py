@@ -39,6 +39,8 @@ class Gate:
         tell: hears, once each, which variable goes to which host.
         environ: where keys are looked up; None: the process's environment.
         doctor: only to look whether a provider answers, which is never asked for and never worth a new pair.
+        plans: plans that somebody else made are taken as the user's own (`--trust`).
+        ask_plan: asks the user whether to take such a plan, with what it does in words. None: nobody can be asked.
 
     Raises:
         ConfigError: one of `hosts` is no host.
@@ -52,7 +54,11 @@ class Gate:
         tell: Callable[[Recipient], None] | None = None,
         environ: Mapping[str, str] | None = None,
         doctor: bool = False,
+        plans: bool = False,
+        ask_plan: Ask | None = None,
     ):
+        self.plans = plans
+        self.ask_plan = ask_plan
         self.hosts = frozenset(trust.trusted_host(text) for text in hosts)
         self._ask = ask
         self._tell = tell

@@ -17,12 +17,13 @@ from typing import Any
 from batchling import limits
 from batchling.collect import lines
 from batchling.disk import Disk
-from batchling.errors import BatchlingError, DiskError, JournalError
+from batchling.errors import BatchlingError, ChangedError, DiskError, JournalError
 from batchling.journal import decode, read
 from batchling.ledger import InvariantError, State, apply
 from batchling.models import KEY_LENGTH
 from batchling.packing import KeySet
 from batchling.runner.folder import PlanFolder, folders
+from batchling.runner.sealing import check_seal
 from batchling.runner.shards import chunks, read_index
 
 _KEY = re.compile(r"k\d-[0-9a-f]{40}")
@@ -119,16 +120,37 @@ def folded(folder: PlanFolder, events: list[dict[str, Any]]) -> State:
 
 
 def whole(disk: Disk, folder: PlanFolder) -> State:
-    """`fold`, of a plan whose document can be read and whose files are there as far as it still needs them.
+    """`shown`, of a plan that may be used: what it was made from is what it was.
+
+    Raises:
+        JournalError: it is broken.
+        ChangedError: it is not finished, and a file that it was made from was changed.
+    """
+    state, events = _shown(disk, folder)
+    if not state.finished:
+        check_seal(disk, folder, events)
+    return state
+
+
+def shown(disk: Disk, folder: PlanFolder) -> State:
+    """The state of a plan whose document can be read and whose files are there as far as it still needs them.
+
+    Good for showing it: files that it was made from may have been changed.
 
     Raises:
         JournalError: it is broken.
     """
-    state = fold(disk, folder)
+    return _shown(disk, folder)[0]
+
+
+def _shown(disk: Disk, folder: PlanFolder) -> tuple[State, list[dict[str, Any]]]:
+    events = events_of(disk, folder)
+    state = folded(folder, events)
+    check_beginning(disk, folder, state)
     document = folder.load(disk)
     if not state.finished:
         check_files(disk, folder, state, document)
-    return state
+    return state, events
 
 
 def check_files(disk: Disk, folder: PlanFolder, state: State, document: Mapping[str, Any]) -> None:
@@ -179,8 +201,9 @@ def _words(error: Exception) -> str:
 
 def name(folder: PlanFolder, error: JournalError) -> None:
     """Says once which plan cannot be read, what is wrong and where, and the command to look."""
-    what = error.message.removeprefix(f"plan {folder.plan_id} cannot be read: ")
-    text = f"plan {folder.plan_id} cannot be read and is left as it is: {what} [{error.where}]; look: batchling doctor"
+    verb = "is not used" if isinstance(error, ChangedError) else "cannot be read"
+    what = error.message.removeprefix(f"plan {folder.plan_id} {verb}: ")
+    text = f"plan {folder.plan_id} {verb} and is left as it is: {what} [{error.where}]; look: batchling doctor"
     warnings.warn(BrokenPlanWarning(" ".join(text.split()), folder.plan_id), stacklevel=3)
 
 

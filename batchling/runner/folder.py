@@ -46,6 +46,11 @@ _RUN: dict[str, type | tuple[type, ...]] = {
 
 _PLAN_ID = re.compile(r"\d{8}-\d{6}-.+-[0-9a-f]{6}")
 
+_INSIDE = re.compile(r"[\w+~-][\w.+~-]*")
+
+LARGEST_DOCUMENT = 512 << 20
+"""Bytes of plan.json beyond which it is not read; a sweep of 100,000 runs has about half of that."""
+
 MOMENT = "%Y%m%d-%H%M%S"
 """How a plan's id begins, in UTC."""
 
@@ -152,6 +157,8 @@ class PlanFolder:
             JournalError: it is missing, no JSON, of another version, or without what every plan says of itself.
         """
         try:
+            if disk.size(self.document) > LARGEST_DOCUMENT:
+                raise self._unreadable("plan.json is too large")
             document = limits.own(disk.read(self.document))
         except (DiskError, OSError, ValueError) as error:
             words = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
@@ -168,6 +175,9 @@ class PlanFolder:
                 for field, kind in fields.items():
                     if not isinstance(entry, dict) or not isinstance(entry.get(field), kind):
                         raise self._unreadable(f"plan.json has no readable {field} in one of its {name}")
+        for run in document["runs"]:
+            if not (_INSIDE.fullmatch(run["run_id"]) and _INSIDE.fullmatch(run["data"].removeprefix("data/"))):
+                raise self._unreadable("plan.json names a file outside the plan")
         return document
 
     def _unreadable(self, what: str) -> JournalError:
@@ -176,6 +186,10 @@ class PlanFolder:
             where=str(self.document),
             next_command=f"batchling doctor; to give it up: batchling rm {self.plan_id} --force",
         )
+
+
+_NAME = re.compile(r"[\w.~+-]+")
+"""A folder of another name is no plan: it is shown, and put into commands, as it is."""
 
 
 def awaited_plan(name: str) -> str:
@@ -192,6 +206,8 @@ def folders(disk: Disk, runs: Path) -> list[PlanFolder]:
 
 def _holds(disk: Disk, path: Path) -> bool:
     """Whether a folder is a plan's: by its document, or by its name and what else is in it."""
+    if not _NAME.fullmatch(path.name):
+        return False
     if disk.exists(path / "plan.json"):
         return True
     return _PLAN_ID.fullmatch(path.name) is not None and any(

@@ -21,7 +21,7 @@ from batchling import catalog, limits, source
 from batchling.clock import Clock
 from batchling.collect import lines
 from batchling.disk import Disk, write_file
-from batchling.errors import BatchlingError, ConfigError, DiskError, JournalError, RefusedError
+from batchling.errors import BatchlingError, ChangedError, ConfigError, DiskError, JournalError, RefusedError
 from batchling.journal import Journal
 from batchling.ledger import Phase, State
 from batchling.models import ANSWERED, RowState
@@ -37,6 +37,7 @@ from batchling.runner.gathering import chunks
 from batchling.runner.points import LanePlan, Point, make_ready, run_lookup_in, sha256_json
 from batchling.runner.provenance import provenance
 from batchling.runner.remarks import notes
+from batchling.runner.sealing import digests_of, mark_of
 from batchling.runner.session import write
 from batchling.runner.shards import read_index
 from batchling.scrub import cut, urls_in
@@ -44,6 +45,9 @@ from batchling.spec import Spec
 
 Again = Callable[[str], bool]
 """What may be bought twice, in words → whether to buy it all the same."""
+
+Remember = Callable[[str, str], None]
+"""(id, mark) of a plan that is about to appear: it is the user's own."""
 
 _REPAIRS = 1000  # of one request; more than anybody asks for
 
@@ -440,12 +444,18 @@ def runs_locked(disk: Disk, runs: Path) -> Iterator[None]:
 
 
 def find_same(disk: Disk, runs: Path, identity: str) -> tuple[PlanFolder, State] | None:
-    """The newest plan of this identity that can be read."""
+    """The newest plan of this identity that can be read.
+
+    Raises:
+        ChangedError: its files are not what they were.
+    """
     for folder in reversed(folders(disk, runs)):
         mark = folder.path / "identity"
         if disk.exists(mark) and disk.read(mark) == identity.encode():
             try:
                 return folder, whole(disk, folder)
+            except ChangedError:
+                raise
             except JournalError as error:
                 tell(folder, error)
     return None
@@ -466,6 +476,8 @@ def open_plan(
     entropy: Callable[[int], bytes] = os.urandom,
     again: Again | None = None,
     large: Large | None = None,
+    remember: Remember | None = None,
+    recognise: Callable[[PlanFolder, Draft], None] | None = None,
 ) -> Opened:
     """The plan that these specs make: a new one, or the one that is there.
 
@@ -476,9 +488,12 @@ def open_plan(
         entropy: so many random bytes, for the plan's id.
         again: asked before requests are sent that a plan which cannot be read may have bought; None: they are not sent.
         large: asked before a plan is made that is larger than its bounds; None: it is not made.
+        remember: hears of a new plan before it appears, so that a kill in between leaves no plan that is nobody's.
+        recognise: hears of the plan that is there, and what it would be if it was made now.
 
     Raises:
         UsageError: something in config, data, prompt or schema is wrong.
+        ChangedError: files of the plan that is there were changed.
         RefusedError: the worst case is above the budget, or requests may be bought twice and nobody agreed.
     """
     if any(spec.config.paths.mode == "shared" for spec in specs):
@@ -496,6 +511,8 @@ def open_plan(
             same = None if fresh else find_same(disk, runs, made.identity)
             if same is not None:
                 folder, state = same
+                if recognise is not None:
+                    recognise(folder, made)
                 if not state.finished:
                     return Opened(folder, "unfinished")
                 if not states and not state.again and not library.unanswered(folder.plan_id):
@@ -503,7 +520,7 @@ def open_plan(
             known = known_keys(disk, runs, made, fresh=fresh, retry=states, library=library)
             if admit is not None:
                 admit(made.lanes)
-            return _create(disk, clock, runs, work, made, known, command, library, entropy, again, large)
+            return _create(disk, clock, runs, work, made, known, command, library, entropy, again, large, remember)
         finally:
             _clear(disk, work)
 
@@ -526,6 +543,7 @@ def _create(
     entropy: Callable[[int], bytes],
     again: Again | None,
     large: Large | None,
+    remember: Remember | None,
 ) -> Opened:
     now = clock.now()
     name = plan_id(made.name, moment_after(now, disk, runs), made.identity, entropy(8))
@@ -542,11 +560,12 @@ def _create(
         totals.lanes[shard["lane"]].shards += 1
     refuse_over_budget(made, totals)
     _ask_again(known, totals, again)
-    write_sources(disk, folder, made)
+    sources = write_sources(disk, folder, made)
     document = plan_document(made, folder, run_ids, totals, command, now)
     document["doubtful"] = known.doubts.document()
     document["doubted"] = known.doubts.again
-    write_file(disk, folder.document, orjson.dumps(document, option=orjson.OPT_INDENT_2))
+    written = orjson.dumps(document, option=orjson.OPT_INDENT_2)
+    write_file(disk, folder.document, written)
     write_file(disk, folder.path / "identity", made.identity.encode())
     if totals.cached or known.doubts.found:
         attempts = max(p.spec.config.retry.attempts for p in made.points)
@@ -556,15 +575,17 @@ def _create(
     awaits = sorted(plan for plan in known.claimed if disk.exists(folder.held(plan)))
     journal = Journal(disk, folder.journal)
     try:
+        files = digests_of(written, sources)
         events: list[dict[str, Any]] = [
-            {"kind": "plan_created", "plan_id": name, "identity": made.identity, "awaits": awaits}
+            {"kind": "plan_created", "plan_id": name, "identity": made.identity, "awaits": awaits, "files": files}
         ]
         if shards:
             events.append({"kind": "planned", "shards": shards, "why": "first"})
-        for _ in write(journal, State(), events, ts=now):
-            pass
+        first, *_ = list(write(journal, State(), events, ts=now))
     finally:
         journal.close()
+    if remember is not None:
+        remember(name, mark_of(name, first, files))
     disk.replace(work / "data", folder.data)
     target = PlanFolder(runs / name)
     disk.replace(folder.path, target.path)
@@ -584,8 +605,8 @@ def _ask_again(known: Known, totals: Totals, again: Again | None) -> None:
             )
 
 
-def write_sources(disk: Disk, folder: PlanFolder, made: Draft) -> None:
-    """Copies the files that the runs were made from."""
+def write_sources(disk: Disk, folder: PlanFolder, made: Draft) -> dict[str, bytes]:
+    """Copies the files that the runs were made from; returns their contents by name."""
     written: dict[str, bytes] = {}
     for point in made.points:
         for file in point.spec.sources:
@@ -595,6 +616,7 @@ def write_sources(disk: Disk, folder: PlanFolder, made: Draft) -> None:
             path = folder.source / file.name
             disk.make_folder(path.parent)
             write_file(disk, path, file.content)
+    return written
 
 
 def estimate_usd(made: Draft, totals: Totals) -> Decimal | None:

@@ -266,7 +266,7 @@ def make_ready(specs: Sequence[Spec]) -> tuple[list[Point], list[LanePlan]]:
             counters[counting] = (
                 tokens.counter(config.model, config.provider) if config.tokens == "auto" else tokens.OffCounter()
             )
-        identity = _asked(spec.document)
+        identity = asked(spec.document)
         points.append(
             Point(
                 spec=spec,
@@ -284,7 +284,7 @@ def make_ready(specs: Sequence[Spec]) -> tuple[list[Point], list[LanePlan]]:
     return points, list(lanes.values())
 
 
-def _asked(document: dict[str, Any]) -> dict[str, Any]:
+def asked(document: dict[str, Any]) -> dict[str, Any]:
     """What of a run's config makes a plan another plan. Keys that came later are left out while they say nothing."""
     identity = {k: v for k, v in document.items() if k not in UNHASHED}
     provider = {k: v for k, v in document["provider"].items() if k not in UNASKED}

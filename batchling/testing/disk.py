@@ -191,6 +191,9 @@ class SimDisk:
         depth = len(folder.parts)
         return sorted({name.parts[depth] for name in self.seen if folder in name.parents})
 
+    def files(self, folder: Path) -> list[str]:
+        return sorted(path.relative_to(folder).as_posix() for path in self.seen if folder in path.parents)
+
     def make_folder(self, folder: Path) -> None:
         """Folders are always there."""
 

@@ -9,7 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from batchling import consent
 from batchling.cli import main
+from batchling.disk import RealDisk
+from batchling.journal import decode, encode
+from batchling.runner.folder import PlanFolder
+from batchling.runner.sealing import digests
 from tests.servers.batches import BatchServer
 
 CANARIES = {
@@ -56,6 +61,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "experiments" / "ask" / "config.yaml").write_text(CONFIG)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("batchling.consent.machine_folder", lambda: tmp_path / "machine")
     for name in ("BATCHLING_RUNS", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     for name, value in CANARIES.items():
@@ -86,3 +92,30 @@ def cli(project: Path, capfd: pytest.CaptureFixture[str]) -> Cli:
 def arrived(server: BatchServer) -> str:
     """Everything that a server got: request lines, headers, bodies."""
     return "\n".join(f"{r.method} {r.path} {r.query} {r.headers} {r.body!r}" for r in server.log)
+
+
+def reseal(plan: Path) -> None:
+    """What a stranger does who changed a plan's files: the hashes in its journal are made to fit."""
+    lines = (plan / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    event = decode(lines[0].rstrip(b"\n"))
+    assert event is not None
+    event["files"] = digests(RealDisk(), PlanFolder(plan))
+    (plan / "journal.jsonl").write_bytes(encode(event) + b"".join(lines[1:]))
+
+
+def unseal(plan: Path) -> None:
+    """The plan as version 0.1.0 would have made it: without hashes."""
+    lines = (plan / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    event = decode(lines[0].rstrip(b"\n"))
+    assert event is not None
+    del event["files"]
+    (plan / "journal.jsonl").write_bytes(encode(event) + b"".join(lines[1:]))
+
+
+def travelled(project: Path) -> None:
+    """The runs folder as somebody else has it who got it: the plans in it are none of theirs."""
+    for place in (consent.user_folder(), consent.machine_folder()):
+        (place / "plans").unlink(missing_ok=True)
+    consent._HERE.clear()
+    for path in (project / "runs").glob("catalog*"):
+        path.unlink()

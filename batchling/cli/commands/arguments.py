@@ -109,6 +109,19 @@ trust_option = click.option(
 )
 
 
+def _keep_trust(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    context.ensure_object(Shell).trust = value
+
+
+trust_plan_option = click.option(
+    "--trust",
+    is_flag=True,
+    expose_value=False,
+    callback=_keep_trust,
+    help="Take a plan that is not known to be yours as yours, from now on: its code runs, and keys go where it says.",
+)
+
+
 def gate(shell: Shell, pause: Callable[[], AbstractContextManager[None]] = nullcontext) -> Gate:
     """What every key passes: asks on a terminal, where a pair of variable and host is new."""
     from batchling.cli.screen import interactive
@@ -121,7 +134,18 @@ def gate(shell: Shell, pause: Callable[[], AbstractContextManager[None]] = nullc
     def tell(recipient: Recipient) -> None:
         shell.say(f"key: {recipient.variable} goes to {recipient.host}")
 
-    return Gate(hosts=shell.hosts, ask=ask if interactive() else None, tell=tell)
+    def ask_plan(what: str) -> bool:
+        with pause():
+            return click.confirm(f"{printable(what)}. Take it as yours?", err=True)
+
+    asks = interactive()
+    return Gate(
+        hosts=shell.hosts,
+        ask=ask if asks else None,
+        tell=tell,
+        plans=shell.trust,
+        ask_plan=ask_plan if asks else None,
+    )
 
 
 def said(shell: Shell, verb: str, experiment: str, overrides: Sequence[str], *, multirun: bool = False) -> str:

@@ -6,13 +6,14 @@ import time
 
 import click
 
-from batchling.cli.commands.arguments import gate, plan_argument, trust_option
+from batchling.cli.commands.arguments import gate, plan_argument, trust_option, trust_plan_option
 from batchling.cli.shell import Shell, common, pass_shell
 
 
 @click.command("cancel")
 @plan_argument(required=True)
 @trust_option
+@trust_plan_option
 @common
 @pass_shell
 def cancel_command(shell: Shell, plan: str) -> int:
@@ -45,6 +46,7 @@ def cancel_command(shell: Shell, plan: str) -> int:
     "says, without asking it; its worst case stays in the budget.",
 )
 @trust_option
+@trust_plan_option
 @common
 @pass_shell
 def resolve_command(

@@ -16,12 +16,13 @@ from typing import Literal
 
 import click
 
-from batchling.cli.commands.arguments import trust_option
+from batchling.cli.commands.arguments import gate, trust_option, trust_plan_option
 from batchling.cli.figures import plural, size
 from batchling.cli.screen import width
 from batchling.cli.shell import Shell, common, pass_shell
 from batchling.cli.table import table
-from batchling.errors import BatchlingError, CallError, ProviderError, RefusedError
+from batchling.errors import BatchlingError, CallError, ChangedError, ProviderError, RefusedError
+from batchling.printable import printable
 
 EVERY = "*"
 PACKAGES = ("openai", "duckdb", "pydantic", "hydra-core", "omegaconf", "tiktoken", "genai-prices", "orjson", "click")
@@ -48,10 +49,14 @@ class Check:
 )
 @click.option("--offline", is_flag=True, help="Do not ask providers whether they can be reached.")
 @trust_option
+@trust_plan_option
 @common
 @pass_shell
 def doctor_command(shell: Shell, rebuild: str | None, offline: bool) -> int:
-    """Check keys, tokenizer data, disk, catalog and providers. Exit code 1 when a check fails."""
+    """Check keys, tokenizer data, disk, catalog and providers. Exit code 1 when a check fails.
+
+    With --rebuild no code of a plan that is not known to be yours is run (--trust).
+    """
     if rebuild is not None:
         return _rebuild(shell, None if rebuild == EVERY else rebuild)
     checks = []
@@ -254,7 +259,7 @@ def _rebuild(shell: Shell, reference: str | None) -> int:
     from batchling.api.workspace import Workspace
     from batchling.runner.folder import PlanFolder
 
-    workspace = Workspace(shell.runs)
+    workspace = Workspace(shell.runs, gate=gate(shell))
     if reference is None:
         folders = [PlanFolder(path) for path in catalog.plan_folders(shell.runs)]
         if shell.runs.exists():
@@ -264,12 +269,16 @@ def _rebuild(shell: Shell, reference: str | None) -> int:
     else:
         folders = [workspace.find(reference)]
     done, failed = [], []
+    codes = set()
     for folder in folders:
         try:
             refreshed = workspace.rebuild(folder)
         except BatchlingError as error:
+            if reference is not None and isinstance(error, ChangedError | RefusedError):
+                raise
             failed.append({"plan_id": folder.plan_id, "error": error.message})
-            shell.say(f"error: {folder.plan_id}: {error.message}")
+            codes.add(error.exit_code if isinstance(error, ChangedError | RefusedError) else 1)
+            shell.say(f"error: {printable(folder.plan_id)}: {printable(error.message)}")
             continue
         states: dict[str, int] = {}
         for run in refreshed.runs:
@@ -281,9 +290,9 @@ def _rebuild(shell: Shell, reference: str | None) -> int:
                 f"{folder.plan_id}: " + (", ".join(f"{n:,} {name}" for name, n in sorted(states.items())) or "no rows")
             )
         for warning in refreshed.warnings:
-            shell.say(f"warning: {warning}")
+            shell.say(f"warning: {printable(warning)}")
     if shell.json:
         from batchling.cli.document import write
 
         write(shell, {"rebuilt": done, "failed": failed})
-    return 1 if failed else 0
+    return min(codes, default=0)

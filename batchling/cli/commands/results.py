@@ -78,7 +78,7 @@ def results_command(shell: Shell, plan: str | None, form: str | None, output: Pa
 def up_to_date(shell: Shell, reference: str | None) -> Reference:
     """The plan or run that is meant, its records brought up to what was collected so far."""
     from batchling import catalog
-    from batchling.api.standing import name_broken
+    from batchling.api.standing import name_broken, trouble_of
     from batchling.api.workspace import Workspace
     from batchling.errors import JournalError, UsageError
     from batchling.runner.folder import PlanFolder
@@ -90,7 +90,7 @@ def up_to_date(shell: Shell, reference: str | None) -> Reference:
             raise UsageError(f"there is no plan in {shell.runs}", next_command="batchling run EXPERIMENT")
         reference = newest.name
         with suppress(JournalError):
-            workspace.state(PlanFolder(newest))
+            workspace.state(PlanFolder(newest), to_show=True)
             newest = None
         if newest is not None:  # the newest cannot be read: the newest that can
             reference = workspace.find(None).plan_id
@@ -99,7 +99,9 @@ def up_to_date(shell: Shell, reference: str | None) -> Reference:
     summary = catalog.read_summary(found.plan_dir)
     if summary is None or summary.stale:
         workspace.refresh(PlanFolder(found.plan_dir))
-    workspace.state(PlanFolder(found.plan_dir))
+    workspace.state(PlanFolder(found.plan_dir), to_show=True)
+    if (trouble := trouble_of(workspace, PlanFolder(found.plan_dir))) is not None:
+        shell.say(f"warning: {printable(trouble.message)}")
     return found
 
 
@@ -124,7 +126,7 @@ def _not_received(shell: Shell, reference: Reference) -> tuple[Doubt, ...]:
     folder, workspace = PlanFolder(reference.plan_dir), Workspace(shell.runs)
     try:
         document = folder.load(workspace.disk)
-        return tuple(not_received(workspace, folder, workspace.state(folder), document))
+        return tuple(not_received(workspace, folder, workspace.state(folder, to_show=True), document))
     except BatchlingError:
         return ()
 

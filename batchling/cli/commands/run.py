@@ -18,6 +18,7 @@ from batchling.cli.commands.arguments import (
     retry_option,
     said,
     trust_option,
+    trust_plan_option,
 )
 from batchling.cli.figures import usd
 from batchling.cli.screen import interactive
@@ -46,6 +47,7 @@ ORDER = (1, 2, 75, 5, 4, 3, 0)
     help="Cancel batches of this experiment's older, unfinished plans that no plan wants any more; asks first.",
 )
 @trust_option
+@trust_plan_option
 @common
 @pass_shell
 def run_command(
@@ -96,6 +98,7 @@ def run_command(
 @click.option("--detach", is_flag=True, help="Return when everything that can be done now is done.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before sending a plan of which nothing was sent yet.")
 @trust_option
+@trust_plan_option
 @common
 @pass_shell
 def watch_command(shell: Shell, plan: str | None, detach: bool, yes: bool) -> int:
@@ -193,7 +196,7 @@ def conclude(shell: Shell, outcomes: Sequence[Outcome], display: Display, *, sev
         documents = [{**plain(o), "sent_batches": display.seen[o.plan_id, "created"]} for o in [*outcomes, *broken]]
         write(shell, {"outcomes": documents, "exit_code": code} if several else documents[0])
     for outcome in outcomes:
-        if not shell.json:
+        if not shell.json and outcome.state != "changed":  # of that one there is no more to show than its error
             worked = any(display.seen[outcome.plan_id, kind] for kind in ("created", "closed"))
             show_outcome(shell, outcome, worked=worked)
         for text in (*outcome.details, *outcome.warnings):

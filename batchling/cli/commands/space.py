@@ -60,7 +60,7 @@ def _readable(shell: Shell, plan: str | None) -> int:
     from batchling.runner.folder import PlanFolder
 
     if plan is not None:
-        Workspace(shell.runs).state(PlanFolder(shell.runs / plan))
+        Workspace(shell.runs).state(PlanFolder(shell.runs / plan), to_show=True)
     return 0
 
 

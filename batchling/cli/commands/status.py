@@ -129,6 +129,10 @@ def describe(plan: PlanStatus, now: float) -> list[str]:
     if plan.not_received:
         lines.append(f"  {printable(told(plan.not_received))}")
     lines += [f"  key: {printable(r.variable)} goes to {printable(r.host)}" for r in plan.recipients]
+    if plan.trouble:
+        lines.append(f"  trouble: {printable(plan.trouble)}")
+    if not plan.own:
+        lines.append("  not known to be yours: without --trust it runs no code and gets no key")
     if plan.holder:
         lines.append(f"  held by {printable(plan.holder)}")
     if len(plan.points) > 1:
