@@ -17,6 +17,7 @@ import os
 import shutil
 import socket
 import stat
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -104,6 +105,23 @@ def make_private(path: Path) -> None:
     """Gives a file that another library created its mode. An absent file, or somebody else's, is left alone."""
     with suppress(FileNotFoundError):
         _change_mode(path, _file_mode(path.parent))
+
+
+_MASK = threading.Lock()
+
+
+@contextmanager
+def masked(folder: Path) -> Iterator[None]:
+    """While another library makes a file in a folder: others do not see it from its first moment on.
+
+    The mask is the whole process's, so this is for moments; a file that another thread makes meanwhile is private too.
+    """
+    with _MASK:
+        before = os.umask(0o007 if _is_shared(folder) else 0o077)
+        try:
+            yield
+        finally:
+            os.umask(before)
 
 
 def create_private(path: Path) -> None:

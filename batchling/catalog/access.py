@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from batchling import duck
 from batchling.catalog import tables
-from batchling.disk import make_folders, make_private, open_lock
+from batchling.disk import make_folders, make_private, masked, open_lock
 from batchling.duck import literal
 from batchling.errors import CatalogBusyError, CatalogDamagedError, CatalogError, DiskError, DiskFullError
 
@@ -136,6 +137,42 @@ def _about_the_file(error: duckdb.Error, text: str) -> bool:
     return isinstance(error, file) or "Corrupt database file" in text
 
 
+_KEYWORDS = re.compile(r"\b(?:on|and|as|select|from|join)\b", re.IGNORECASE)
+_CALL = re.compile(r"[\w\"]\s*\(")
+
+
+def _check_own(con: duckdb.DuckDBPyConnection, database: str, runs: Path) -> None:
+    """Whether a catalog holds our tables and our view alone: a stranger's view or macro could read other files.
+
+    Raises:
+        CatalogDamagedError: it holds something else.
+    """
+    tables_there = {
+        name
+        for (name,) in con.execute(
+            "SELECT table_name FROM duckdb_tables() WHERE database_name = ?", [database]
+        ).fetchall()
+    }
+    views = con.execute(
+        "SELECT view_name, sql FROM duckdb_views() WHERE database_name = ? AND NOT internal", [database]
+    ).fetchall()
+    macros = con.execute(
+        "SELECT count(*) FROM duckdb_functions() WHERE database_name = ? AND NOT internal", [database]
+    ).fetchone()
+    # A function call is a name before a parenthesis; the view has none but those around its conditions.
+    plain = all(
+        name == "results"
+        and not _CALL.search(_KEYWORDS.sub(",", sql))
+        and "'" not in sql
+        and ";" not in sql[:-1].strip()
+        for name, sql in views
+    )
+    if not plain or (macros and macros[0]) or not tables_there >= set(tables.TABLES):
+        raise CatalogDamagedError(
+            "the catalog holds what batchling did not write", where=str(file_of(runs)), next_command=_REBUILD
+        )
+
+
 def _check_version(con: duckdb.DuckDBPyConnection, database: str, runs: Path) -> None:
     found = con.execute(
         "SELECT count(*) FROM duckdb_tables() WHERE database_name = ? AND table_name = 'catalog_version'", [database]
@@ -175,6 +212,7 @@ def reading(
                 con.execute(f"ATTACH {literal(str(path))} AS {SCHEMA} (READ_ONLY)")
                 con.execute(f"USE {SCHEMA}")
                 _check_version(con, SCHEMA, runs)
+                _check_own(con, SCHEMA, runs)
                 yield con
                 con.execute("USE memory")
                 con.execute(f"DETACH {SCHEMA}")
@@ -182,6 +220,7 @@ def reading(
         con = duck.connect(path, read_only=True, memory_mb=memory_mb or 256, temp=temp)
         try:
             _check_version(con, path.stem, runs)
+            _check_own(con, path.stem, runs)
             yield con
         finally:
             con.close()
@@ -209,7 +248,8 @@ def writing(
             used.execute("BEGIN")
             try:
                 yield used
-                used.execute("COMMIT")
+                with masked(runs):  # its log
+                    used.execute("COMMIT")
             except BaseException:
                 with suppress(Exception):
                     used.execute("ROLLBACK")
@@ -236,12 +276,14 @@ def _attach(con: duckdb.DuckDBPyConnection, runs: Path) -> None:
     path = file_of(runs)
     new = not path.exists()
     con.execute("SET checkpoint_threshold = '1KiB'")  # a commit goes into the file at once, not into the log first
-    con.execute(f"ATTACH {literal(str(path))} AS {SCHEMA} ({_OPTIONS})")
+    with masked(runs):
+        con.execute(f"ATTACH {literal(str(path))} AS {SCHEMA} ({_OPTIONS})")
     try:
         if new:
             make_private(path)
             con.execute(tables.create(SCHEMA))  # one transaction: after a kill there is all of it or nothing
         _check_version(con, SCHEMA, runs)
+        _check_own(con, SCHEMA, runs)
     except BaseException:
         with suppress(Exception):
             con.execute(f"DETACH {SCHEMA}")

@@ -16,7 +16,7 @@ from batchling.providers.port import Adapter, Client, Envelope
 from batchling.spec import ProviderConfig
 
 GROUP = "batchling.providers"
-"""Entry point group. An entry's object is an `Adapter`."""
+"""Entry point group. An entry's object is an `Adapter`, whose `environ` has the variables that the config declares and no others."""
 
 _BUILT_IN = {"openai": "batchling.providers.openai:ADAPTER"}
 """The built-in entry points once more, for a checkout whose metadata is older than its code."""
@@ -77,7 +77,8 @@ def connect(
         raise ConfigError(f"provider.base_url: provider {config.name!r} has no base URL")
     gate = gate or Gate(environ=environ)
     values = {} if _is_embedded(config) else gate.admit(config, base_url=url, compatible=compatible, where=where)
-    return made.connect(config, url, token or values.get(config.api_key_env or ""), {**environ, **values})
+    # The variables that the config declares, and no others: an adapter may be anybody's package.
+    return made.connect(config, url, token or values.get(config.api_key_env or ""), values)
 
 
 def envelope(config: ProviderConfig) -> Envelope:
