@@ -150,10 +150,13 @@ class Workspace:
     def _keep_answers(self, folder: PlanFolder) -> None:
         """Answers of a broken plan that were decoded before can be used again, where its document can be read."""
         from batchling import catalog
+        from batchling.api.ownership import is_own
 
         size = self.disk.size(folder.journal) if self.disk.exists(folder.journal) else 0
         try:
             folder.load(self.disk)
+            if not is_own(self, folder):
+                no_links(self.disk, folder)
             catalog.refresh(self.runs, folder.path, state="damaged", journal_bytes=size)
         except (CatalogBusyError, CatalogDamagedError, DiskError, MemoryError):
             raise
