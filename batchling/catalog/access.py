@@ -156,9 +156,6 @@ def _check_own(con: duckdb.DuckDBPyConnection, database: str, runs: Path) -> Non
     views = con.execute(
         "SELECT view_name, sql FROM duckdb_views() WHERE database_name = ? AND NOT internal", [database]
     ).fetchall()
-    macros = con.execute(
-        "SELECT count(*) FROM duckdb_functions() WHERE database_name = ? AND NOT internal", [database]
-    ).fetchone()
     # A function call is a name before a parenthesis; the view has none but those around its conditions.
     plain = all(
         name == "results"
@@ -167,10 +164,19 @@ def _check_own(con: duckdb.DuckDBPyConnection, database: str, runs: Path) -> Non
         and ";" not in sql[:-1].strip()
         for name, sql in views
     )
-    if not plain or (macros and macros[0]) or not tables_there >= set(tables.TABLES):
+    if not plain or not tables_there >= set(tables.TABLES):
         raise CatalogDamagedError(
             "the catalog holds what batchling did not write", where=str(file_of(runs)), next_command=_REBUILD
         )
+
+
+def _check_macros(con: duckdb.DuckDBPyConnection, runs: Path) -> None:
+    """`_check_own`, of macros: they are told by a list of all functions, which takes 16 ms."""
+    found = con.execute(
+        "SELECT count(*) FROM duckdb_functions() WHERE database_name = current_database() AND NOT internal"
+    ).fetchone()
+    if found and found[0]:
+        raise CatalogDamagedError("the catalog holds macros", where=str(file_of(runs)), next_command=_REBUILD)
 
 
 def _check_version(con: duckdb.DuckDBPyConnection, database: str, runs: Path) -> None:
@@ -300,6 +306,7 @@ def ensure(runs: Path, *, wait: float = WAIT_SECONDS) -> Ensured:
     if path.exists():
         try:
             with reading(runs, wait=wait) as con:
+                _check_macros(con, runs)
                 for table in tables.TABLES:
                     con.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchall()
             return Ensured(Condition.READY)
