@@ -27,7 +27,7 @@ def generator(name: str) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", ["generate_config", "generate_catalog"])
+@pytest.mark.parametrize("name", ["generate_architecture", "generate_config", "generate_catalog"])
 def test_generated_pages_are_current(name: str) -> None:
     module = generator(name)
     assert module.PAGE.read_text(encoding="utf-8") == module.page(), f"run: python docs/{name}.py"
