@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat as repeated
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -368,32 +368,22 @@ def repair(
     if answer.strip():
         messages.append(dialect.turn("assistant", _unicode(answer)))
     request = f"That answer does not fit the required format:\n{errors}\nAnswer again with the corrected JSON only."
-    if words := _format_in_words(body):
+    if words := _format_in_words(body, dialect):
         request += f"\n\n{words}"
     messages.append(dialect.turn("user", _unicode(request)))
     added = b"".join(b"," + _json(message) for message in messages)
     return repair_key(parent_key, n), body[: -len(_BODY_END)] + added + _BODY_END
 
 
-def _format_in_words(body: bytes) -> str | None:
-    """The schema as the body's prompt says it; None where it does not: a lane's runs may have several schemas."""
+def _format_in_words(body: bytes, dialect: Dialect) -> str | None:
+    """The schema as the body's instructions say it; None where they do not: a lane's runs may have several schemas."""
     if _json(OPENING)[1:-1] not in body:
         return None
-    # The system's message comes before the row's, which may hold anything.
-    said = next((text for text in _strings(limits.own(body)) if OPENING in text), None)
-    return None if said is None else OPENING + said.rpartition(OPENING)[2]
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """Every string in a JSON document, in its order."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _strings(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _strings(item)
+    for text in reversed(dialect.instructions(limits.own(body))):
+        _, found, words = text.rpartition(OPENING)
+        if found:
+            return OPENING + words
+    return None
 
 
 def custom_id(key: str, plan: str, shard: int) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from batchling.dialects.neutral import NeutralRequest, checked_params, length_limit
+from batchling.dialects.neutral import NeutralRequest, checked_params, length_limit, system_texts
 from batchling.dialects.reading import (
     CUT,
     EMPTY,
@@ -50,6 +50,9 @@ class Chat:
 
     def turn(self, role: str, text: str) -> dict[str, Any]:
         return {"role": role, "content": text}
+
+    def instructions(self, body: dict[str, Any]) -> list[str]:
+        return system_texts(body["messages"])
 
     def read(self, custom_id: str, status: int | None, body: dict[str, Any]) -> Response | None:
         choices = body.get("choices")

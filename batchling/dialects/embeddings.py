@@ -32,6 +32,9 @@ class Embeddings:
     def turn(self, role: str, text: str) -> dict[str, Any]:
         raise ValueError("a text to embed is no conversation")
 
+    def instructions(self, body: dict[str, Any]) -> list[str]:
+        return []
+
     def read(self, custom_id: str, status: int | None, body: dict[str, Any]) -> Response | None:
         data = body.get("data")
         if type(data) is not list or not data or body.get("error"):

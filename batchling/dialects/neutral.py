@@ -76,6 +76,10 @@ class Dialect(Protocol):
         """One more message: `user` or `assistant`. Only asked for where the dialect has turns."""
         ...
 
+    def instructions(self, body: dict[str, Any]) -> list[str]:
+        """The texts of the system's messages in a body that `write` made, in order. For a dialect that has turns."""
+        ...
+
     def read(self, custom_id: str, status: int | None, body: dict[str, Any]) -> Response | None:
         """The answer that a body is; None when it is none in this dialect, an error for example. Never raises.
 
@@ -125,3 +129,8 @@ def length_limit(request: NeutralRequest, endpoint: str) -> dict[str, Any]:
     for other in sorted(request.params.keys() & (MAX_TOKENS | {name})):
         raise ConfigError(f"model.params.{other}: model.max_output_tokens sets the limit; remove one of them")
     return {name: request.max_output_tokens}
+
+
+def system_texts(messages: list[dict[str, Any]]) -> list[str]:
+    """What the system says in a list of messages with a role and a content."""
+    return [str(m["content"]) for m in messages if m["role"] in ("system", "developer")]

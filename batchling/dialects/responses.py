@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from batchling.dialects.neutral import NeutralRequest, checked_params, length_limit
+from batchling.dialects.neutral import NeutralRequest, checked_params, length_limit, system_texts
 from batchling.dialects.reading import (
     EMPTY,
     FILTERED,
@@ -52,6 +52,9 @@ class Responses:
 
     def turn(self, role: str, text: str) -> dict[str, Any]:
         return {"role": role, "content": text}
+
+    def instructions(self, body: dict[str, Any]) -> list[str]:
+        return system_texts(body["input"])
 
     def read(self, custom_id: str, status: int | None, body: dict[str, Any]) -> Response | None:
         items, state = body.get("output"), body.get("status")

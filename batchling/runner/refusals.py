@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from batchling import limits
 from batchling.collect import About, Failure, FailureKind, Unit, outcome_of_error
 from batchling.dialects.reading import MAX_ERROR_CHARACTERS
 from batchling.ledger import Phase, Shard, ran_at_once, size_of
@@ -104,7 +105,7 @@ def refused_lines(found: dict[str, BatchError], suffix: str) -> bytes:
 def read_refused(line: bytes) -> Response | Garbage:
     """One line of `refused_lines`: a final error of its request, in whatever shape the provider has its own."""
     try:
-        written = orjson.loads(line)
+        written = limits.own(line)
         custom_id, code, message = written["custom_id"], written["error"]["code"], written["error"]["message"]
     except (ValueError, KeyError, TypeError) as error:
         return Garbage(f"no line of refused requests: {error}")

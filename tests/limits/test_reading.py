@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from batchling import journal, limits
-from batchling.collect import Garbage, decode
-from batchling.models import Outcome, Response
+from batchling.models import Garbage, Outcome, Response
+from batchling.providers.openai.decode import decode
 from batchling.schema.answers import NotJson, parse
 from batchling.scrub import Scrubber
 from batchling.written import loads
