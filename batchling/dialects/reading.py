@@ -95,6 +95,9 @@ def reasoned_out(usage: Usage) -> bool:
     return bool(usage.reasoning_tokens) and (usage.output_tokens or 0) <= (usage.reasoning_tokens or 0)
 
 
+_LARGEST = 10**308  # what is larger no reader of JSON takes, integer or not
+
+
 def clean(value: Any) -> Any:
     """The same value with lone surrogates replaced and numbers beyond JSON's range made null."""
     kind = type(value)
@@ -106,6 +109,8 @@ def clean(value: Any) -> Any:
         return {clean(name): clean(item) for name, item in value.items()}
     if kind is float:
         return value if math.isfinite(value) else None
+    if kind is int:
+        return value if -_LARGEST < value < _LARGEST else None
     return value
 
 

@@ -21,13 +21,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batchling import journal, limits, schema
-from batchling.collect import Join, Row, Verdict, decode
+from batchling.collect import Join, Row, Verdict
 from batchling.config import compose, find_project
 from batchling.errors import BatchlingError, ConfigError, DataError, JournalError, PromptError, SchemaError
 from batchling.local.replies import ApiError
 from batchling.local.upload import Upload
 from batchling.models import KEY_LENGTH, Outcome, Response, RowState
 from batchling.prompt import RenderError, compile_prompt
+from batchling.providers.openai.decode import decode
 from batchling.runner.broken import folded
 from batchling.runner.folder import PlanFolder
 from batchling.source import read, snapshot
@@ -111,7 +112,7 @@ lines = damaged(
 
 def check_line(line: bytes) -> None:
     decode(line)
-    join = Join([Row(KEY)], suffix="", judge=lambda response: Verdict(RowState.OK), shard=1, attempt=1)
+    join = Join([Row(KEY)], suffix="", judge=lambda response: Verdict(RowState.OK), shard=1, attempt=1, decode=decode)
     made = [*join.read("f", [line]), *join.finish()]
     assert len(made) == 1
     document = orjson.loads(made[0])

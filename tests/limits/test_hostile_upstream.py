@@ -16,6 +16,7 @@ import pytest
 from batchling.collect import Join, Row, Verdict
 from batchling.local.engines.http import HttpEngine
 from batchling.models import KEY_LENGTH, Outcome, RowState
+from batchling.providers.openai.decode import decode
 from batchling.runner.reading import RETRIED
 from batchling.spec import EngineConfig
 from tests.local.conftest import CHAT, Lab, Upstream, chat_line, completion
@@ -129,7 +130,9 @@ def test_each_answered_row_is_asked_for_once(lab: Lab, upstream: Upstream, seed:
     assert asked == Counter(answers.keys())
     assert batch.request_counts is not None and batch.request_counts.completed == rows
     assert batch.error_file_id is None
-    join = Join(map(Row, answers), suffix="", judge=lambda response: Verdict(RowState.OK), shard=1, attempt=1)
+    join = Join(
+        map(Row, answers), suffix="", judge=lambda response: Verdict(RowState.OK), shard=1, attempt=1, decode=decode
+    )
     made = list(join.read("output", [lab.client.files.content(batch.output_file_id or "").read()]))
     made += join.finish()
     summary = join.summary

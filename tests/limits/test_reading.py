@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from batchling import journal, limits
-from batchling.models import Garbage, Outcome, Response
+from batchling.collect import Join, Row, Verdict
+from batchling.models import KEY_LENGTH, Garbage, Outcome, Response, RowState
 from batchling.providers.openai.decode import decode
 from batchling.schema.answers import NotJson, parse
 from batchling.scrub import Scrubber
@@ -125,3 +126,19 @@ def test_a_deep_event_is_a_damaged_line() -> None:
     assert journal.decode(b'{"crc":"%08x",' % zlib.crc32(rest) + rest) is None
     rest = b'"seq":1,"ts":1.0,"kind":"x","y":%b}' % nested(50).encode()
     assert journal.decode(b'{"crc":"%08x",' % zlib.crc32(rest) + rest) is not None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"custom_id":"%s","response":{"status_code":1%s,"body":{}},"x":NaN}',
+        '{"custom_id":"%s","response":{"status_code":500,"body":{"error":{"code":1%s}}},"x":NaN}',
+        '{"custom_id":"%s","response":{"status_code":200,"body":{"data":[{"embedding":[1%s]}]}},"x":NaN}',
+    ],
+    ids=["status", "code", "embedding"],
+)
+def test_a_number_of_400_digits_does_not_make_a_line_that_cannot_be_read_again(line: str) -> None:
+    key = "k1-" + "0" * (KEY_LENGTH - 3)
+    join = Join([Row(key)], suffix="", judge=lambda _: Verdict(RowState.OK), shard=1, attempt=1, decode=decode)
+    made = [*join.read("f", [(line % (key, "0" * 400)).encode()]), *join.finish()]
+    assert [limits.own(line)["key"] for line in made] == [key]

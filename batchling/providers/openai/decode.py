@@ -109,7 +109,7 @@ def _decode_object(data: Any) -> Response | Garbage:
     else:
         body = response if type(response) is str else data.get("body")
         status = data.get("status_code", None if body is None else 200)
-    if type(status) is not int:
+    if type(status) is not int or not 0 <= status < 1_000:
         status = whole(status)
     if type(body) is str:
         body = _parsed(body)
