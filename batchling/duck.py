@@ -11,7 +11,7 @@ import os
 import re
 import threading
 import weakref
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -216,29 +216,56 @@ def literal(value: Any) -> str:
     raise TypeError(f"no SQL literal for {type(value).__name__}")
 
 
-def own_json(row: str, fields: Iterable[str], texts: Collection[str], written: str) -> str:
+def own_json(row: str, kinds: Mapping[str, Any], texts: Collection[str], written: str) -> str:
     """SQL for a STRUCT as JSON text in which some fields are as they were written.
 
     A STRUCT's objects have the keys of all rows, and its numbers lose their spelling; the text of a field has a row's own.
 
     Args:
         row: SQL of the STRUCT.
-        fields: its fields.
-        texts: those that have a text where it differs.
+        kinds: its fields and their types.
+        texts: fields that have a text where it differs.
         written: SQL of the STRUCT of these texts.
     """
-    parts = [
-        f"{literal(json.dumps(name, ensure_ascii=False) + ':')} || {own_field(row, name, texts, written)}"
-        for name in fields
-    ]
+    parts = []
+    for name, kind in kinds.items():
+        text = f"{written}.{identifier(name)}, " if name in texts else ""
+        value = json_text(f"{row}.{identifier(name)}", kind)
+        parts.append(f"{literal(json.dumps(name, ensure_ascii=False) + ':')} || coalesce({text}{value}, 'null')")
     return f"'{{' || concat_ws(',', {', '.join(parts)}) || '}}'"
 
 
-def own_field(row: str, name: str, texts: Collection[str], written: str) -> str:
-    """The same for one of its fields; `null` where it has no value."""
-    value = f"to_json({row}.{identifier(name)})::VARCHAR"
-    text = f"{written}.{identifier(name)}, " if name in texts else ""
-    return f"coalesce({text}{value}, 'null')"
+def json_text(expression: str, kind: Any, depth: int = 0) -> str:
+    """SQL for a value's JSON text in which a FLOAT and a DECIMAL have their own digits: 0.1 and 1.10. NULL stays NULL."""
+    if not _respelt(kind):
+        return f"to_json({expression})::VARCHAR"
+    if kind.id == "struct":
+        parts = ", ".join(
+            f"{literal(json.dumps(name, ensure_ascii=False) + ':')} || "
+            f"coalesce({json_text(f'{expression}.{identifier(name)}', child, depth)}, 'null')"
+            for name, child in kind.children
+        )
+        return f"CASE WHEN {expression} IS NOT NULL THEN '{{' || concat_ws(',', {parts}) || '}}' END"
+    if kind.id in ("list", "array", "map"):
+        item, listed, ends = f"item{depth}", expression, "[]"
+        if kind.id == "map":
+            listed, ends = f"map_entries({expression})", "{}"
+            inner = json_text(f"{item}.value", kind.children[1][1], depth + 1)
+            value = f"to_json({item}.key::VARCHAR)::VARCHAR || ':' || coalesce({inner}, 'null')"
+        else:
+            value = f"coalesce({json_text(item, kind.children[0][1], depth + 1)}, 'null')"
+        texts = f"array_to_string(list_transform({listed}, lambda {item}: {value}), ',')"
+        return f"CASE WHEN {expression} IS NOT NULL THEN '{ends[0]}' || coalesce({texts}, '') || '{ends[1]}' END"
+    if str(kind) == "FLOAT":
+        return f"to_json({expression}::VARCHAR::DOUBLE)::VARCHAR"
+    return f"{expression}::VARCHAR"
+
+
+def _respelt(kind: Any) -> bool:
+    """Whether to_json prints a number of a type with other digits than the value has."""
+    if kind.id in ("struct", "list", "array", "map"):
+        return any(_respelt(child) for name, child in kind.children if name != "size" or kind.id == "struct")
+    return str(kind) == "FLOAT" or str(kind).startswith("DECIMAL")
 
 
 _TOKEN = re.compile(r'"(?:[^"]|"")*"|[A-Za-z_][A-Za-z0-9_]*|[0-9]+|[(),\[\]]|\s+')

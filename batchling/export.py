@@ -21,7 +21,7 @@ from batchling import duck, limits
 from batchling.catalog import plan_files
 from batchling.catalog.plan_files import PlanFiles
 from batchling.catalog.references import Reference
-from batchling.duck import identifier, literal, own_json
+from batchling.duck import identifier, json_text, literal, own_json
 from batchling.errors import DiskError, UsageError
 from batchling.printable import printable as printable
 from batchling.scratch import scratch
@@ -147,12 +147,12 @@ def as_json(con: duckdb.DuckDBPyConnection) -> str:
     """SQL for a row of the view `own` as one JSON object: `data` has the keys and the digits that the row was given."""
     texts = _texts(con)
     found = con.sql("SELECT * FROM results")
-    kinds = {name: str(kind) for name, kind in zip(found.columns, found.types, strict=True)}
+    kinds = dict(zip(found.columns, found.types, strict=True))
     parts = []
     for name, kind in kinds.items():
-        if name == "data" and texts:
-            value = own_json("own.data", _fields(con), texts, "own.written")
-        elif kind == "JSON":  # to_json would read it, and write its numbers in another way
+        if name == "data" and kind.id == "struct":
+            value = own_json("own.data", dict(kind.children), texts, "own.written")
+        elif str(kind) == "JSON":  # to_json would read it, and write its numbers in another way
             value = f"coalesce(own.{identifier(name)}::VARCHAR, 'null')"
         else:
             value = f"coalesce(to_json(own.{identifier(name)})::VARCHAR, 'null')"
@@ -165,10 +165,6 @@ def _texts(con: duckdb.DuckDBPyConnection) -> tuple[str, ...]:
     found = con.sql("SELECT * FROM own")
     kinds = dict(zip(found.columns, found.types, strict=True))
     return tuple(name for name, _ in kinds["written"].children) if "written" in kinds else ()
-
-
-def _fields(con: duckdb.DuckDBPyConnection) -> list[str]:
-    return [row[0] for row in con.execute("DESCRIBE SELECT unnest(data) FROM own").fetchall()]
 
 
 def _select(files: PlanFiles, run_id: str | None) -> str:
@@ -286,6 +282,8 @@ def _flat(con: duckdb.DuckDBPyConnection) -> list[tuple[str, str, bool]]:
     """CSV columns: name, SQL that gives the cell's text, and whether it is text (a number needs no quoting)."""
     columns: list[tuple[str, str, bool]] = []
     texts = _texts(con)
+    of = con.sql("SELECT data FROM own").types[0]
+    types = dict(of.children) if of.id == "struct" else {}
     for name, kind, *_ in con.execute("DESCRIBE results").fetchall():
         if name in ("output", "data") and kind.startswith("STRUCT"):
             fields = con.execute(f"DESCRIBE SELECT unnest({identifier(name)}) FROM results").fetchall()
@@ -295,6 +293,7 @@ def _flat(con: duckdb.DuckDBPyConnection) -> list[tuple[str, str, bool]]:
                     f"{identifier(name)}.{identifier(field)}",
                     inner,
                     f"written.{identifier(field)}" if name == "data" and field in texts else None,
+                    types.get(field) if name == "data" else None,
                 )
                 for field, inner, *_ in fields
             ]
@@ -303,10 +302,12 @@ def _flat(con: duckdb.DuckDBPyConnection) -> list[tuple[str, str, bool]]:
     return columns
 
 
-def _column(name: str, value: str, kind: str, text: str | None = None) -> tuple[str, str, bool]:
+def _column(name: str, value: str, kind: str, text: str | None = None, of: Any = None) -> tuple[str, str, bool]:
     nested = _nested(kind)
     number = kind in ("BOOLEAN", "FLOAT", "DOUBLE") or kind.endswith("INT") or kind.startswith(("DECIMAL", "INTEGER"))
-    shown = f"to_json({value})::VARCHAR" if nested else f"{value}::VARCHAR"
+    shown = f"{value}::VARCHAR"
+    if nested:
+        shown = f"to_json({value})::VARCHAR" if of is None else json_text(value, of)
     return name, f"coalesce({text}, {shown})" if text else shown, nested or not number
 
 

@@ -333,15 +333,15 @@ class Staging:
         return sorted(self.files.runs, key=lambda run: first[run.data])
 
     def _records(self) -> None:
-        described: dict[Path, tuple[str, list[str], list[str]]] = {}
+        described: dict[Path, tuple[Any, list[str]]] = {}
         if self.files.emptied:
             self.data_type = "JSON"
         else:
             described = {path: self._described(path) for path in sorted({run.data for run in self.files.runs})}
-            kinds = {kind for kind, _, _ in described.values()}
+            kinds = {str(kind) for kind, _ in described.values()}
             self.data_type = kinds.pop() if len(kinds) == 1 else "JSON"
             if self.data_type != "JSON":
-                self.texts = tuple(dict.fromkeys(name for _, _, texts in described.values() for name in texts))
+                self.texts = tuple(dict.fromkeys(name for _, texts in described.values() for name in texts))
         written = f", written STRUCT({', '.join(f'{identifier(name)} VARCHAR' for name in self.texts)})"
         self.con.execute(
             f"CREATE TEMP TABLE record (line BIGINT, run run, row BIGINT, row_id VARCHAR, repeat INTEGER,"
@@ -353,12 +353,12 @@ class Staging:
             return
         # Slices ascend, so the table is in the order of its lines; DuckDB keeps it, and nobody has to sort it again.
         for path, first, last, rows, answers in self._slices():
-            _, fields, texts = described[path]
+            kind, texts = described[path]
             data, wanted, also = "p.data", "row, row_id, data", ""
             if texts:
                 wanted += ", written"
             if self.data_type == "JSON":
-                data = f"({own_json('p.data', fields, texts, 'p.written')})::JSON" if texts else "to_json(p.data)"
+                data = f"({own_json('p.data', dict(kind.children), texts, 'p.written')})::JSON"
             elif self.texts:
                 kept = (f"p.written.{identifier(n)}" if n in texts else "NULL::VARCHAR" for n in self.texts)
                 packed = ", ".join(f"{identifier(n)} := {text}" for n, text in zip(self.texts, kept, strict=True))
@@ -382,21 +382,19 @@ class Staging:
                 """
             )
 
-    def _described(self, path: Path) -> tuple[str, list[str], list[str]]:
-        """Of a snapshot: the type of its rows, their fields, and the fields whose own JSON is kept."""
+    def _described(self, path: Path) -> tuple[Any, list[str]]:
+        """Of a snapshot: the type of its rows, and the fields whose own JSON is kept."""
         found = self.con.sql(f"SELECT * FROM read_parquet({listed([path])})")
         kinds = dict(zip(found.columns, found.types, strict=True))
         texts = [name for name, _ in kinds["written"].children] if "written" in kinds else []
-        return str(kinds["data"]), [name for name, _ in kinds["data"].children], texts
+        return kinds["data"], texts
 
     def own_data(self) -> str:
         """SQL for a record's row as JSON, with each row's own keys and digits."""
         if self.data_type == "JSON":
             return "data"
-        if not self.texts:
-            return "to_json(data)"
-        fields = [row[0] for row in self.con.execute("DESCRIBE SELECT unnest(data) FROM record").fetchall()]
-        return f"({own_json('data', fields, self.texts, 'written')})::JSON"
+        kind = self.con.sql("SELECT data FROM record").types[0]
+        return f"({own_json('data', dict(kind.children), self.texts, 'written')})::JSON"
 
     def _slices(self) -> Iterator[tuple[Path, int, int, tuple[int, int], tuple[int, int]]]:
         """Data file, first and last line, and the ranges of rows and answers that the lines between touch."""

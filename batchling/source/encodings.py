@@ -106,7 +106,11 @@ def not_utf8(path: str, where: str, shown: str = "") -> DataError:
 
 
 def _advice(encoding: str) -> str:
-    return f"set data.options: {{encoding: {encoding}}} (or the encoding it has), or save the file as UTF-8"
+    other = "windows-1250" if encoding == "windows-1252" else "windows-1252"
+    return (
+        f"set data.options: {{encoding: {encoding}}}, which is a guess (or the encoding it has, for example {other}: "
+        "look at a row with plan --show 1), or save the file as UTF-8"
+    )
 
 
 def guess(text: bytes) -> str:

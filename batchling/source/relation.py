@@ -330,9 +330,8 @@ def _records(con: duckdb.DuckDBPyConnection, run: str, run_lookup: Callable[[str
     kinds = dict(zip(found.columns, found.types, strict=True))
     if "written" not in kinds:  # nothing differs from what the types give back, or they are of an earlier version
         return Relation(f"SELECT * FROM {file}{where}", f"run {run}", (str(path),))
-    fields = [name for name, _ in kinds["data"].children]
     texts = [name for name, _ in kinds["written"].children]
     differs = " OR ".join(f"written.{identifier(name)} IS NOT NULL" for name in texts)
-    own = f"CASE WHEN {differs} THEN {own_json('data', fields, texts, 'written')} END"
+    own = f"CASE WHEN {differs} THEN {own_json('data', dict(kinds['data'].children), texts, 'written')} END"
     sql = f"SELECT * EXCLUDE (written), struct_pack(data := {own}) AS {documents.WRITTEN} FROM {file}{where}"
     return Relation(sql, f"run {run}", (str(path),), written=True)

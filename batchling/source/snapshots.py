@@ -249,6 +249,12 @@ def _stream(
         for at, (i, n) in enumerate((i, n) for i, n in enumerate(names, 2) if n in texts)
     }
     wanted += [f"written.{identifier(names[i - 2])}" for i in also]
+    for i, n in enumerate(names, 2):
+        if str(kinds[n]) == "TIMESTAMP_NS" and i not in also:  # Python's times have microseconds
+            also[i] = (2 + len(wanted), None)
+            time = f"data.{identifier(n)}"
+            text = f"""'"' || replace({time}::VARCHAR, ' ', 'T') || '"'"""
+            wanted.append(f"CASE WHEN epoch_ns({time}) % 1000 <> 0 THEN {text} END")
     rows = con.execute(f"SELECT {', '.join(['row', 'row_id', *wanted])} FROM {file} WHERE row >= {first}")
     while chunk := rows.fetchmany(size):
         yield [_exact(row, parsed, also, 2 + len(names)) for row in chunk] if parsed or also else chunk

@@ -23,7 +23,7 @@ def shown(kind: Any, leaf: Callable[[str], str]) -> str:
     return leaf(str(kind))
 
 
-_LARGE = ("HUGEINT", "UHUGEINT", "BIGNUM")
+_LARGE = ("HUGEINT", "UHUGEINT")
 
 
 def storable(kind: Any) -> str:
@@ -32,7 +32,7 @@ def storable(kind: Any) -> str:
     def leaf(name: str) -> str:
         if name in _LARGE:
             return "DECIMAL(38,0)"
-        return "VARCHAR" if name in ("BIT", "UUID", "INTERVAL") or name.startswith("ENUM") else name
+        return "VARCHAR" if name in ("BIGNUM", "BIT", "UUID", "INTERVAL") or name.startswith("ENUM") else name
 
     return str(kind) if kind.id == "union" or shown(kind, leaf) == shown(kind, str) else shown(kind, leaf)
 

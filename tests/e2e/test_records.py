@@ -183,3 +183,26 @@ def test_records_of_an_earlier_version_can_be_read(ragged: Path) -> None:
     first = json.loads(batchling(ragged, "results", "ragged").splitlines()[0])
     assert first["data"]["order"] == {"a": 1, "price": 1.1, "b": None}
     assert asked(ragged, 3)[2] == '{"a": 2, "price": 3.5, "b": [1]} 3.0  3.5'
+
+
+TYPED = """SELECT 1 AS id, '2024-01-02 03:04:05.123456789'::TIMESTAMP_NS AS t, '2024-01-02 03:04:05.5'::TIMESTAMP_NS AS u,
+{'d': 1.10::DECIMAL(4, 2), 'e': []::FLOAT[], 'm': MAP {'a "b"': 2.50::DECIMAL(4, 2)}, 'no': NULL::FLOAT} AS s,
+[-0.50::DECIMAL(4, 2), NULL] AS l, 0.1::FLOAT AS f, [0.1::FLOAT] AS fl, NULL::FLOAT[] AS none, 1.10::DECIMAL(4, 2) AS d"""
+
+
+def test_numbers_and_times_of_parquet_keep_their_digits(ragged: Path) -> None:
+    with duck.connect() as con:
+        con.execute(f"COPY ({TYPED}) TO '{ragged / 'experiments/ragged/rows.parquet'}' (FORMAT parquet)")
+    config = ragged / "experiments/ragged/config.yaml"
+    config.write_text(RAGGED.replace("rows.jsonl", "rows.parquet").replace("{order}", "{t} {u} {d} {f} {fl}"))
+    shown = batchling(ragged, "plan", "ragged", "--show", "1")
+    assert '"2024-01-02T03:04:05.123456789 2024-01-02T03:04:05.500000 1.10 0.1 [0.1]"' in shown
+    batchling(ragged, "run", "ragged")
+    line = batchling(ragged, "results", "ragged")
+    assert (
+        '"s":{"d":1.10,"e":[],"m":{"a \\"b\\"":2.50},"no":null},"l":[-0.50,null],"f":0.1,"fl":[0.1],"none":null,"d":1.10}'
+        in line
+    )
+    (row,) = csv.DictReader(batchling(ragged, "results", "ragged", "--format", "csv").splitlines())
+    assert row["data.s"] == '{"d":1.10,"e":[],"m":{"a \\"b\\"":2.50},"no":null}'
+    assert (row["data.l"], row["data.fl"], row["data.none"], row["data.d"]) == ("[-0.50,null]", "[0.1]", "", "1.10")
