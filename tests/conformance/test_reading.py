@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from batchling.api.kits import Recorded
 from batchling.catalog import ensure
+from batchling.runner.folder import PlanFolder
 from tests.servers.batches import Ending, Line, answered, failed, fitting, line, text_of
 from tests.servers.scripted import Request, Wire, reply, reset, unmeasured
 from tests.workbench import Workbench
@@ -306,19 +307,20 @@ def test_20_the_command_that_resumes_a_plan_says_how_often_answers_are_repaired(
     assert len(bench.plans) == 1
 
 
-@pytest.mark.parametrize("resume", [lambda bench: bench.run("retry.repair=true"), lambda bench: bench.watch()])
-def test_20_a_plan_made_when_true_meant_as_often_as_attempts_allow_is_finished_so(
-    bench: Workbench, resume: Callable[[Workbench], Any]
-) -> None:
-    bench.server.row = lambda r: answered(r, '{"label": "zebra"}')
-    bench.run("retry.repair=true", detach=True)
-    path = bench.plans[0] / "plan.json"
-    document = json.loads(path.read_text())
-    for run in document["runs"]:
-        del run["repairs_once"]
-    path.write_text(json.dumps(document))
-    resume(bench)
-    assert bench.server.creates == 3
+def test_20_true_in_a_plan_of_an_earlier_version_means_as_often_as_attempts_allow() -> None:
+    run = {"lane": 0, "schema": {}, "config": {"retry": {"attempts": 3, "repair": True}}}
+    old = Recorded(PlanFolder(Path("plan")), {"runs": [run]}, (), {}, {})
+    new = Recorded(PlanFolder(Path("plan")), {"runs": [run | {"repairs_once": True}]}, (), {}, {})
+    assert [plan.repairs(0, allowed) for plan in (old, new) for allowed in (None, True, 2, False)] == [
+        3,
+        3,
+        2,
+        0,
+        1,
+        1,
+        2,
+        0,
+    ]
 
 
 def test_20_a_retry_and_a_repair_of_one_round_share_a_batch(bench: Workbench) -> None:
