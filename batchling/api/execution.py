@@ -15,7 +15,7 @@ from typing import Any
 
 from batchling.api.kits import decode_cached, kits, offline_kits, recorded
 from batchling.api.outcome import MetricValue, Outcome, RunReport
-from batchling.api.ownership import take
+from batchling.api.ownership import is_own, take
 from batchling.api.standing import command_of, not_received, recipients_of, undecided, unknown_usd
 from batchling.api.workspace import Workspace, state_name
 from batchling.catalog.rows import Refreshed
@@ -159,6 +159,8 @@ def opened(
                 next_command=f"batchling status {folder.plan_id}    (the other process is running it)",
             ) from None
         stack.callback(lock.release)
+        if not is_own(workspace, folder):
+            no_links(disk, folder)  # before the journal's reserve is made
         try:
             journal = Journal(disk, folder.journal)
         except DiskError:
