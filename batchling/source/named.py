@@ -189,6 +189,8 @@ def _csv(con: duckdb.DuckDBPyConnection, sql: str, view: str) -> dict[str, _Cast
             read = f"TRY_CAST({column} AS {kinds[name]})"
             # A timestamp prints otherwise in a prompt, so it stays as it is written.
             same = "false" if kinds[name].startswith("TIMESTAMP") else f"{read}::VARCHAR IS NOT DISTINCT FROM {column}"
+            if kinds[name] in ("DOUBLE", "FLOAT"):  # a prompt shows no exponents, so what has one stays text
+                same += f" AND NOT regexp_matches({column}, '[a-zA-Z]')"
             readable = f"{read} IS NOT NULL OR {column} IS NULL"
             checks += [f"bool_and({same}) FILTER ({column} IS NOT NULL)", f"bool_and({readable})"]
         row = con.execute(f"SELECT {', '.join(checks)} FROM ({plain})").fetchone() or ()
