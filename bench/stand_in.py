@@ -105,7 +105,7 @@ class StandIn:
                 out.write(answer_line(custom_id, json.dumps(workload.answer(number))) + b"\n")
         return file_id
 
-    def create(self, submission: Submission, file_id: str, window: str) -> Batch:
+    def create(self, submission: Submission, file_id: str, content: BinaryIO, window: str) -> Batch:
         calls["create"] += 1
         batch = Batch(
             id=f"batch-{file_id}",

@@ -66,12 +66,14 @@ class Client(Protocol):
         """
         ...
 
-    def create(self, submission: Submission, file_id: str, window: str) -> Batch:
+    def create(self, submission: Submission, file_id: str, content: BinaryIO, window: str) -> Batch:
         """Creates the batch. The only call that spends; sent exactly once.
 
         Args:
             submission: goes into the batch's metadata where the provider has some.
             file_id: what `upload` returned.
+            content: the same bytes as `upload` got, open and at their beginning: for a provider that takes the requests
+                in the call itself, whose `upload` sends nothing and returns a name of its own for the submission.
             window: completion window, e.g. `24h`, passed on as it is.
 
         Raises:

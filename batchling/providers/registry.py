@@ -19,7 +19,7 @@ GROUP = "batchling.providers"
 """Entry point group. An entry's object is an `Adapter`, whose `environ` has the variables that the config declares and no others."""
 
 _BUILT_IN = {"openai": "batchling.providers.openai:ADAPTER"}
-"""The built-in entry points once more, for a checkout whose metadata is older than its code."""
+"""The built-in entry points once more: in a checkout the metadata may be older than the code."""
 
 
 def adapters() -> dict[str, EntryPoint]:
@@ -37,6 +37,8 @@ def _installed(path: tuple[str, ...]) -> dict[str, EntryPoint]:
         name: EntryPoint(name=name, value=value, group=GROUP) for name, value in _BUILT_IN.items()
     }
     for entry in entry_points(group=GROUP):
+        if entry.name in _BUILT_IN and entry.module.split(".")[0] == "batchling":
+            continue  # a checkout whose metadata is older than its code
         other = found.setdefault(entry.name, entry)
         if other.value != entry.value:
             raise ConfigError(

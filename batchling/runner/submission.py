@@ -166,7 +166,8 @@ def create(session: Session, action: Action) -> None:
         {"kind": "create_intent", "shard": shard.number, "attempt": attempt.number, "file_id": attempt.file_id}
     )
     try:
-        batch = kit.client.create(submission(session, shard, attempt), attempt.file_id, kit.window)
+        with session.disk.reader(session.folder.shard(shard.number)) as content:
+            batch = kit.client.create(submission(session, shard, attempt), attempt.file_id, content, kit.window)
     except CallRefused as error:
         _refused(session, shard, attempt, error)
         return

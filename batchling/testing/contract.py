@@ -115,6 +115,12 @@ class ProviderContract:
     def submission(self, content: bytes, plan: str, requests: int = 3) -> Submission:
         return Submission(plan, 1, 1, hashlib.sha256(content).hexdigest(), self.path, requests)
 
+    def create(self, provider: Client, submission: Submission, file_id: str) -> Batch:
+        """The call that spends, with the bytes that the submission is of."""
+        ids, content = self.requests(provider, submission.plan, submission.requests)
+        assert len(ids) == submission.requests
+        return provider.create(submission, file_id, io.BytesIO(content), self.window)
+
     def uploaded(self, provider: Client, plan: str) -> tuple[list[str], Submission, str]:
         ids, content = self.requests(provider, plan)
         submission = self.submission(content, plan)
@@ -156,7 +162,7 @@ class ProviderContract:
 
     def test_a_round_trip_answers_every_request_once(self, provider: Client) -> None:
         ids, submission, file_id = self.uploaded(provider, "bbbb01")
-        batch = self.ended(provider, provider.create(submission, file_id, self.window))
+        batch = self.ended(provider, self.create(provider, submission, file_id))
         assert batch.status == "completed"
         answers: dict[str, Response] = {}
         for name in (batch.output_file_id, batch.error_file_id):
@@ -181,7 +187,7 @@ class ProviderContract:
         made = []
         for plan in ("bbbb02", "bbbb03", "bbbb04"):
             _, submission, file_id = self.uploaded(provider, plan)
-            made.append((provider.create(submission, file_id, self.window).id, submission, file_id))
+            made.append((self.create(provider, submission, file_id).id, submission, file_id))
         for batch_id, submission, file_id in made:
             assert [batch.id for batch in self.listed(provider, file_id, submission)] == [batch_id]
         everything = [batch.id for batch in provider.find(0.0, page_size=2)]
@@ -206,7 +212,7 @@ class ProviderContract:
         before = len(gateway.log)
         gateway.inject(fault, method="POST")
         with pytest.raises(CallAmbiguous):
-            provider.create(submission, file_id, self.window)
+            self.create(provider, submission, file_id)
         posts = [passed for passed in gateway.log[before:] if passed.method == "POST"]
         assert len(posts) == 1, f"sent {len(posts)} times: each of them may be paid"
 
@@ -216,7 +222,7 @@ class ProviderContract:
         _, submission, file_id = self.uploaded(provider, "cccc02")
         gateway.inject(Fault.UNHEARD, method="POST")
         with pytest.raises(CallAmbiguous):
-            provider.create(submission, file_id, self.window)
+            self.create(provider, submission, file_id)
         found = self.listed(provider, file_id, submission)
         assert len(found) == 1
         assert self.ended(provider, found[0]).id == found[0].id
@@ -225,7 +231,7 @@ class ProviderContract:
         _, content = self.requests(provider, "cccc03")
         submission = self.submission(content, "cccc03")
         with pytest.raises(CallRefused):
-            provider.create(submission, NOWHERE, self.window)
+            self.create(provider, submission, NOWHERE)
         if provider.facts.capabilities.list:
             assert self.listed(provider, NOWHERE, submission) == []
 
@@ -236,7 +242,7 @@ class ProviderContract:
         assert provider.fence(file_id) is True
         assert provider.fence(file_id) is True, "gone already is gone"
         with pytest.raises(CallRefused):
-            provider.create(submission, file_id, self.window)
+            self.create(provider, submission, file_id)
         if provider.facts.capabilities.list:
             assert self.listed(provider, file_id, submission) == []
 
@@ -252,7 +258,7 @@ class ProviderContract:
         self, provider: Client, gateway: Gateway
     ) -> None:
         _, submission, file_id = self.uploaded(provider, "dddd01")
-        batch = self.ended(provider, provider.create(submission, file_id, self.window))
+        batch = self.ended(provider, self.create(provider, submission, file_id))
         output = batch.output_file_id or batch.error_file_id
         assert output is not None
         calls: dict[str, Any] = {
@@ -272,7 +278,7 @@ class ProviderContract:
 
     def test_a_download_that_is_cut_says_so(self, provider: Client, gateway: Gateway) -> None:
         _, submission, file_id = self.uploaded(provider, "dddd02")
-        batch = self.ended(provider, provider.create(submission, file_id, self.window))
+        batch = self.ended(provider, self.create(provider, submission, file_id))
         output = batch.output_file_id or batch.error_file_id
         assert output is not None
         whole = io.BytesIO()
@@ -285,7 +291,7 @@ class ProviderContract:
 
     def test_what_the_disk_says_of_a_download_is_not_the_provider_s_fault(self, provider: Client) -> None:
         _, submission, file_id = self.uploaded(provider, "dddd03")
-        batch = self.ended(provider, provider.create(submission, file_id, self.window))
+        batch = self.ended(provider, self.create(provider, submission, file_id))
         output = batch.output_file_id or batch.error_file_id
         assert output is not None
         with pytest.raises(OSError, match="no space"):
@@ -293,7 +299,7 @@ class ProviderContract:
 
     def test_a_batch_that_is_over_can_be_cancelled_without_harm(self, provider: Client) -> None:
         _, submission, file_id = self.uploaded(provider, "dddd04")
-        batch = self.ended(provider, provider.create(submission, file_id, self.window))
+        batch = self.ended(provider, self.create(provider, submission, file_id))
         with suppress(CallRefused, CallUnavailable):  # OpenAI says 409
             assert provider.cancel(batch.id).status == batch.status
         assert provider.poll(batch.id).status == batch.status

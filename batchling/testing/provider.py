@@ -61,7 +61,7 @@ class SimClient:
             raise CallUnavailable("timeout")
         return file_id
 
-    def create(self, submission: Submission, file_id: str, window: str) -> Batch:
+    def create(self, submission: Submission, file_id: str, content: BinaryIO, window: str) -> Batch:
         self._call("create", file_id)
         server, faults, fault = self.server, self.server.faults, self.chaos.fault
         metadata = submission.metadata()

@@ -15,7 +15,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 
@@ -137,8 +137,8 @@ class Witness(SimClient):
 
     owed: str | None = None
 
-    def create(self, submission: Submission, file_id: str, window: str) -> Batch:
-        batch = super().create(submission, file_id, window)
+    def create(self, submission: Submission, file_id: str, content: BinaryIO, window: str) -> Batch:
+        batch = super().create(submission, file_id, content, window)
         self.owed = batch.id
         return batch
 

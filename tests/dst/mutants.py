@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from batchling import journal, ledger
 from batchling.api import pruning
@@ -94,13 +94,15 @@ def _three_posts() -> Callable[[], None]:
     """What the official SDKs do by themselves."""
     once = simulated.SimClient.create
 
-    def create(self: simulated.SimClient, submission: Submission, file_id: str, window: str) -> Batch:
+    def create(
+        self: simulated.SimClient, submission: Submission, file_id: str, content: BinaryIO, window: str
+    ) -> Batch:
         for _ in range(2):
             try:
-                return once(self, submission, file_id, window)
+                return once(self, submission, file_id, content, window)
             except CallAmbiguous:
                 continue
-        return once(self, submission, file_id, window)
+        return once(self, submission, file_id, content, window)
 
     return replaced(simulated.SimClient, "create", create)
 
@@ -223,8 +225,8 @@ MUTANTS = [
             submission,
             "create",
             (
-                "    try:\n        batch = kit.client.create",
-                "    attempt.phase = Phase.CREATING\n    try:\n        batch = kit.client.create",
+                "    try:\n        with session.disk.reader",
+                "    attempt.phase = Phase.CREATING\n    try:\n        with session.disk.reader",
             ),
             (
                 '    session.record(\n        {"kind": "create_intent", "shard": shard.number, "attempt": attempt.number, '

@@ -49,7 +49,7 @@ def test_a_creation_beyond_the_limits_may_have_happened_and_is_asked_once(
 ) -> None:
     server.on("POST", "/v1/batches", BEYOND[name])
     with pytest.raises(CallAmbiguous):
-        provider().create(submission, "file-1", "24h")
+        provider().create(submission, "file-1", io.BytesIO(), "24h")
     assert len(server.requests("POST", "/v1/batches")) == 1
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import openai
 import pytest
@@ -48,9 +48,9 @@ class Hopeful(OpenAIClient):
     def __init__(self, base_url: str):
         super().__init__(CONFIG, base_url, "none", {})
 
-    def create(self, submission: Submission, file_id: str, window: str) -> Batch:
+    def create(self, submission: Submission, file_id: str, content: BinaryIO, window: str) -> Batch:
         try:
-            return super().create(submission, file_id, window)
+            return super().create(submission, file_id, content, window)
         except CallAmbiguous as error:
             raise CallRefused(error.message) from error
 

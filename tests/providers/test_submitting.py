@@ -29,7 +29,7 @@ def test_a_created_batch_carries_the_submission_in_its_metadata(
     server: Scripted, provider: Connect, submission: Submission
 ) -> None:
     server.on("POST", "/v1/batches", reply(BATCH))
-    batch = provider(output_expires_after=True).create(submission, "file-1", "7d")
+    batch = provider(output_expires_after=True).create(submission, "file-1", io.BytesIO(), "7d")
     assert (batch.id, batch.status, batch.input_file_id) == ("batch_1", "validating", "file-1")
     assert server.requests("POST")[0].json == {
         "input_file_id": "file-1",
@@ -44,7 +44,7 @@ def test_metadata_is_left_out_where_the_provider_has_none(
     server: Scripted, provider: Connect, submission: Submission
 ) -> None:
     server.on("POST", "/v1/batches", reply(BATCH))
-    provider(metadata=False).create(submission, "file-1", "24h")
+    provider(metadata=False).create(submission, "file-1", io.BytesIO(), "24h")
     assert set(server.requests("POST")[0].json) == {"input_file_id", "endpoint", "completion_window"}
 
 
@@ -74,7 +74,7 @@ def test_c3_an_unclear_answer_to_create_is_ambiguous_and_is_sent_once(
 ) -> None:
     server.on("POST", "/v1/batches", LOST[case], reply(BATCH))
     with pytest.raises(CallAmbiguous):
-        provider().create(submission, "file-1", "24h")
+        provider().create(submission, "file-1", io.BytesIO(), "24h")
     assert len(server.requests("POST", "/v1/batches")) == 1
 
 
@@ -84,7 +84,7 @@ def test_c3_a_timeout_of_create_is_ambiguous_and_is_sent_once(server: Scripted, 
     impatient = OpenAIClient(ProviderConfig(name="x"), server.url, None, {}, read_seconds=0.1)
     try:
         with pytest.raises(CallAmbiguous, match="Timeout"):
-            impatient.create(submission, "file-1", "24h")
+            impatient.create(submission, "file-1", io.BytesIO(), "24h")
     finally:
         over.set()
     assert len(server.requests("POST", "/v1/batches")) == 1
@@ -95,7 +95,7 @@ def test_an_id_hidden_in_another_shape_is_ambiguous_and_says_what_came(
 ) -> None:
     server.on("POST", "/v1/batches", reply({"job": {"id": "b-1", "status": "VALIDATING"}, "warning": ""}))
     with pytest.raises(CallAmbiguous, match=r"properties: job, warning.*not the OpenAI shape"):
-        provider().create(submission, "file-1", "24h")
+        provider().create(submission, "file-1", io.BytesIO(), "24h")
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_a_no_in_the_providers_own_words_is_a_refusal(
 ) -> None:
     server.on("POST", "/v1/batches", refuse(status, code, message, {"retry-after": "7"}))
     with pytest.raises(CallRefused) as caught:
-        provider().create(submission, "file-1", "24h")
+        provider().create(submission, "file-1", io.BytesIO(), "24h")
     error = caught.value
     assert (error.status, error.code or None, error.retry_after) == (status, code or "invalid_request_error", 7.0)
     assert message in error.message
@@ -204,7 +204,7 @@ def test_the_key_appears_in_no_error_even_when_the_server_echoes_it(
     server.on("POST", "/v1/batches", refuse(401, "invalid_api_key", f"Incorrect API key provided: {KEY}"))
     server.on("GET", "/v1/batches/*", reply({"id": "b", "status": "failed", "errors": [{"message": KEY}]}))
     with pytest.raises(CallRefused) as caught:
-        provider().create(submission, "file-1", "24h")
+        provider().create(submission, "file-1", io.BytesIO(), "24h")
     assert KEY not in str(caught.value)
     assert KEY not in str(provider().poll("b"))
 

@@ -30,7 +30,7 @@ SUBMISSION = Submission(
 
 CALLS: dict[str, Callable[[Client], object]] = {
     "upload": lambda p: p.upload(SUBMISSION, io.BytesIO(b"{}\n")),
-    "create": lambda p: p.create(SUBMISSION, "file-1", "24h"),
+    "create": lambda p: p.create(SUBMISSION, "file-1", io.BytesIO(), "24h"),
     "poll": lambda p: p.poll("batch_1"),
     "find": lambda p: list(p.find(0.0)),
     "fetch": lambda p: p.fetch("file-1", io.BytesIO()),

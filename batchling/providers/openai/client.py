@@ -149,7 +149,7 @@ class OpenAIClient:
             raise CallUnavailable(f"upload of {submission.filename()}: the reply has no file id ({_shape(data)})")
         return file_id
 
-    def create(self, submission: Submission, file_id: str, window: str) -> Batch:
+    def create(self, submission: Submission, file_id: str, content: BinaryIO, window: str) -> Batch:
         capabilities = self._facts.capabilities
         extra: dict[str, Any] = {}
         if capabilities.metadata:
