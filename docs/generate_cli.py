@@ -37,8 +37,8 @@ Of `plan`, `run` and `watch`. When several hold, the first of 1, 2, 75, 5, 4, 3,
 | 3 | done, but some rows are not ok |
 | 4 | refused by a budget or a gate; nothing was spent |
 | 5 | the provider refused: key, quota or model |
-| 75 | not finished (detached too) or parked; the last line is the command that goes on |
-| 130 | stopped watching (Ctrl-C or SIGTERM); nothing is cancelled at the provider, the last line goes on |
+| 75 | not finished (detached too) or parked; the last line is the command that resumes |
+| 130 | stopped watching (Ctrl-C or SIGTERM); nothing is cancelled at the provider, the last line is the command that resumes |
 
 Commands that only read exit with 0 whatever a plan's state; `doctor` with 1 when a check fails.
 """

@@ -15,15 +15,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("project", "Write a small project: conf/, experiments/hello/, .gitignore."),
     "plan": ("plan", "Compose, compile, count and price; send nothing."),
     "run": ("run", "Plan, submit, wait, collect and validate."),
-    "watch": ("run", "Go on with unfinished plans."),
-    "status": ("status", "What is where: batches, rows, money."),
+    "watch": ("run", "Resume unfinished plans."),
+    "status": ("status", "Progress and cost: batches, rows, money."),
     "results": ("results", "Rows with their answers, as jsonl, csv or parquet."),
     "compare": ("compare", "The points of a sweep side by side."),
     "query": ("results", "SQL over the catalog."),
     "du": ("space", "Disk used by plans."),
     "rm": ("space", "Remove a finished plan's files."),
     "cancel": ("decide", "Cancel at the provider and collect what was paid."),
-    "resolve": ("decide", "Decide what became of a parked submission."),
+    "resolve": ("decide", "Decide about a submission whose outcome is unknown."),
     "serve": ("serve", "An OpenAI-compatible Files and Batches server on loopback."),
     "doctor": ("doctor", "Check keys, tokenizer data, disk, catalog and providers."),
     "config": ("config", "The composed config of an experiment."),
@@ -76,7 +76,7 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="Exit codes of plan, run and watch: 0 done and every row ok; 1 unexpected error; 2 usage or config error; "
     "3 done, some rows not ok; 4 refused by a budget or a gate; 5 refused by the provider; 75 not finished, the last "
-    "line goes on; 130 stopped watching (Ctrl-C).",
+    "line resumes it; 130 stopped watching (Ctrl-C).",
 )
 @click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Show the version.")
 @common

@@ -339,9 +339,11 @@ class Live:
             grid.add_row("", f"… and {len(progress.points) - POINTS:,} points more")
         if progress.tokens is not None:
             grid.add_row("tokens", f"{count(progress.tokens[0])} of {count(progress.tokens[1])} sent")
-        grid.add_row("money", f"{usd(progress.spent)} USD so far, at most {usd(progress.worst)} USD with what is out")
+        grid.add_row(
+            "money", f"{usd(progress.spent)} USD so far, at most {usd(progress.worst)} USD with what is in flight"
+        )
         if progress.oldest is not None:
-            grid.add_row("oldest", f"out since {duration(now - progress.oldest)}")
+            grid.add_row("oldest", f"in flight for {duration(now - progress.oldest)}")
         title = Text(progress.plan_id, style="bold")
         if progress.simulated:
             title.append(f"  {SIMULATED}", style="yellow")

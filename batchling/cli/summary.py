@@ -27,7 +27,7 @@ REASONS = {
     "detached": "detached: batches are out",
     "awaiting": "waits for answers that another plan is buying",
     "locked": "waits for a plan that another process holds",
-    "parked": "parked: a person has to decide",
+    "parked": "parked: needs your decision",
     "refused": "stopped: the provider refused",
     "budget": "stopped: the budget does not allow the rest",
     "failed": "cannot go on",

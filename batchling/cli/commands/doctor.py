@@ -170,7 +170,7 @@ def _plans(runs: Path) -> list[Check]:
         if plan.state == "damaged":
             checks.append(Check("plan", "fail", f"{plan.plan_id}: {plan.next_command}"))
         elif plan.state == "parked":
-            checks.append(Check("plan", "warn", f"{plan.plan_id}: parked, a person has to decide", plan.next_command))
+            checks.append(Check("plan", "warn", f"{plan.plan_id}: parked, needs your decision", plan.next_command))
         elif plan.finished_at is None:
             checks.append(Check("plan", "ok", f"{plan.plan_id}: {plan.state}", plan.next_command))
     return checks or [Check("plans", "ok", f"{plural(len(plans), 'plan')}, all finished")]

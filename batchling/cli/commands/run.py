@@ -61,7 +61,7 @@ def run_command(
     retry: tuple[str, ...],
     prune: bool,
 ) -> int:
-    """Plan, submit, wait, collect and validate; run again, it goes on or finds everything answered.
+    """Plan, submit, wait, collect and validate; run it again to resume.
 
     EXPERIMENT is a folder with a config.yaml, a .yaml file, or a name in experiments/. OVERRIDES are Hydra's:
     key=value, +key=value, ~key, group=choice.
@@ -102,7 +102,7 @@ def run_command(
 @common
 @pass_shell
 def watch_command(shell: Shell, plan: str | None, detach: bool, yes: bool) -> int:
-    """Go on with a plan, or with every unfinished plan."""
+    """Resume a plan, or every unfinished plan."""
     from batchling.api.verbs import watch
     from batchling.cli.progress import observing
 
@@ -182,7 +182,7 @@ def agreeing(pause: Callable[[], AbstractContextManager[None]]) -> Callable[[str
 
 
 def conclude(shell: Shell, outcomes: Sequence[Outcome], display: Display, *, several: bool) -> int:
-    """Shows how it ended and returns the exit code; the last line on stderr is the command that goes on."""
+    """Shows how it ended and returns the exit code; the last line on stderr is the command that resumes."""
     from batchling.cli.summary import show_outcome
 
     broken = [outcome for outcome in outcomes if several and outcome.state == "damaged"]

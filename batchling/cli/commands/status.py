@@ -124,7 +124,7 @@ def describe(plan: PlanStatus, now: float) -> list[str]:
     lines.append(f"  {made}")
     states = ", ".join(f"{n:,} {name}" for name, n in sorted(plan.states.items())) or "none"
     lines.append(f"  requests: {states}")
-    worst = "" if plan.finished_at is not None else f", at most {usd(plan.worst_usd)} USD with what is out"
+    worst = "" if plan.finished_at is not None else f", at most {usd(plan.worst_usd)} USD with what is in flight"
     lines.append(f"  money: {usd(plan.actual_usd)} USD{worst}{reasons(plan.unknown_usd)}")
     if plan.not_received:
         lines.append(f"  {printable(told(plan.not_received))}")
