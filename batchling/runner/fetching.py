@@ -151,8 +151,6 @@ def _weigh(session: Session, shard: Shard, attempt: Attempt, downloads: dict[str
         if download.error is not None:
             _give_up_or_raise(session, kit, download.file_id, download.error)
             lost = lost or kind == "output"
-    if lost:
-        return False
     what = (
         f"files of shard {shard.number} attempt {attempt.number}: {' '.join(str(d.sha256) for d in downloads.values())}"
     )
@@ -160,31 +158,28 @@ def _weigh(session: Session, shard: Shard, attempt: Attempt, downloads: dict[str
     smaller = next((d for d in got.values() if d.stated is not None and d.bytes < d.stated), None)
     failed = attempt.failed
     looks, seconds = MISSING_LOOKS, kit.grace_seconds
+    # Of an output file that is given up nothing more is expected; the error file beside it has to be whole all the same.
+    awaited = 0 if lost else announced
     if cut is not None:
         problem = f"arrived cut: {cut}"
-    elif announced is not None and not enough:
+    elif not lost and announced is not None and not enough:
         problem = f"have {answered:,} answers, and the provider announced {announced:,}"
-    elif (
-        announced is not None
-        and failed is not None
-        and "errors" in got
-        and len(present) < min(rows, announced + failed)
-    ):
+    elif awaited is not None and failed is not None and "errors" in got and len(present) < min(rows, awaited + failed):
         problem = f"have {len(present) - answered:,} errors, and the provider announced {failed:,}"
     elif smaller is not None:
         problem = f"have {smaller.bytes:,} of {smaller.stated:,} bytes"
-    elif announced is None and output is not None:
+    elif announced is None and got and not lost:
         problem = (
             f"have lines for {len(present):,} of {rows:,} rows, and the provider does not say how many it answered"
         )
-        if output.stated == output.bytes and attempt.reason != "completed":  # which has an answer for each row
+        if agrees and attempt.reason != "completed":  # which has a line for each row
             looks, seconds = SAME_LOOKS, SAME_SECONDS
     if problem is None:
-        return True
+        return not lost
     # The same bytes for long are what the provider has; other bytes each time are a bad connection.
     if not stays(session, what, looks, seconds):
         raise CallUnavailable(f"the files of batch {attempt.batch_id} {problem}", code="incomplete")
-    return seconds == SAME_SECONDS or (enough and cut is None)
+    return not lost and (seconds == SAME_SECONDS or (enough and cut is None))
 
 
 def _give_up_or_raise(session: Session, kit: LaneKit, file_id: str, error: CallError) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.servers.batches import Ending, failed, fitting, text_of
-from tests.servers.scripted import Request, Wire, gateway, refuse, reply, reset
+from tests.servers.scripted import Request, Wire, gateway, refuse, reply, reset, unmeasured
 from tests.workbench import Workbench
 
 
@@ -176,3 +176,40 @@ def test_05_a_deletion_that_always_fails_is_given_up_after_the_grace_time(bench:
     (fenced,) = bench.events(kind="fenced")
     assert fenced["deleted"] is False
     assert bench.server.creates == 1 and 3600 < bench.clock.passed < 4 * 3600
+
+
+def test_28_an_error_file_beside_a_lost_output_file_is_read_to_its_end(bench: Workbench) -> None:
+    """The output never arrives; the error file, cut again and again, must not be taken with half a line."""
+    bench.rows(4)
+    bench.server.row = lambda request: (
+        fitting(request) if text_of(request).endswith("0?") else failed(request, "invalid_prompt", "no " * 30)
+    )
+    broken = iter(range(30, 300, 9))
+
+    def content(request: Request) -> Wire:
+        if "output" in request.path:
+            return refuse(404, None, "No such file")(request)
+        whole = bench.server.normal(request)
+        at = next(broken, None)
+        return whole if at is None else unmeasured(whole.body, at)(request)
+
+    bench.server.on("GET", "/v1/files/*/content", content)
+    outcome = bench.run()
+    assert bench.states(outcome) == {"missing": 1, "error": 3}
+    assert all("no no" in r["error"] for r in bench.records(outcome).values() if r["state"] == "error")
+    assert sum(doubt.rows for doubt in outcome.not_received) == 1
+
+
+def test_17_an_error_file_that_arrives_empty_once_is_fetched_again_where_nothing_says_how_long_it_is(
+    bench: Workbench,
+) -> None:
+    def show(view: dict[str, Any]) -> dict[str, Any]:
+        return {**view, "request_counts": None}
+
+    bench.server.show = show
+    bench.server.row = lambda request: failed(request, "invalid_prompt")
+    bench.server.on("GET", "/v1/files/*/content", *[unmeasured(b"")] * 3, bench.server.normal)
+    bench.server.on("GET", "/v1/files/*", gateway(500))
+    bench.server.on("GET", "/v1/files/*/content", *[unmeasured(b"")] * 3, bench.server.normal)
+    outcome = bench.run()
+    assert bench.states(outcome) == {"error": 3} and not outcome.not_received
