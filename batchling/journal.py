@@ -123,6 +123,9 @@ class Journal:
 
     A line is written by one `write`, then fsynced. After a failed fsync nothing more is written:
     what reached the disk is unknown until the file is read again.
+
+    Attributes:
+        torn: its last line was not whole when it was opened, and was cut off.
     """
 
     def __init__(self, disk: Disk, path: Path):
@@ -132,10 +135,12 @@ class Journal:
         self.events: list[Event] = []
         self.good = 0
         self.broken = False
+        self.torn = False
         if disk.exists(path):
             data = disk.read(path)
             self.events, self.good = parse(data, where=str(path))
-            if self.good < len(data):
+            self.torn = self.good < len(data)
+            if self.torn:
                 disk.truncate(path, self.good)
         self._writer: Writer = disk.append(path)
         if not disk.exists(self.reserve):

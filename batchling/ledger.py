@@ -20,7 +20,7 @@ runner and checked by the simulation.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
@@ -236,6 +236,7 @@ class State:
         fatal: lane → why the provider refuses everything until a person acts.
         awaits: names of held requests, each of a plan that is buying their keys.
         spent: USD of what is closed.
+        sessions: processes that have driven the plan.
     """
 
     seq: int = 0
@@ -259,6 +260,7 @@ class State:
     aliases: dict[str, tuple[int, int]] = field(default_factory=dict)
     awaits: set[str] = field(default_factory=set)
     spent: Decimal = Decimal(0)
+    sessions: int = 0
 
     def attempts(self) -> Iterator[tuple[Shard, Attempt]]:
         for shard in self.shards.values():
@@ -631,6 +633,7 @@ def apply(state: State, event: Event) -> State:
         state.awaits.discard(event["plan_id"])
         state.awaits.update(event.get("awaits", ()))
     elif kind == "session":
+        state.sessions += 1
         state.fingerprints.update(event["fingerprints"])
         state.fatal.clear()
         state.guessed.clear()  # what was in the way then may be gone
@@ -815,7 +818,7 @@ class Do(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One thing to do. `until` (Unix seconds) goes with WAIT, `why` with STOP: parked, budget or refused."""
+    """One thing to do. `until` (Unix seconds) goes with WAIT, `why` with STOP: parked, budget, refused or unread."""
 
     do: Do
     shard: int = 0
@@ -863,10 +866,17 @@ class Pace:
 
     Attributes:
         settling: (shard, attempt) → Unix seconds from which its settling time counts.
+        resumed: another process drove the plan before: the end of its journal may be gone, and with it what was sent.
+        torn: the files say so.
+        unread: (shard, attempt) of batches that the provider has not shown, or whose files it has not handed out, for so
+            long that nothing waits for them alone.
     """
 
     due: dict[tuple[str, int, int], float] = field(default_factory=dict)
     settling: dict[tuple[int, int], float] = field(default_factory=dict)
+    resumed: bool = False
+    torn: bool = False
+    unread: set[tuple[int, int]] = field(default_factory=set)
     polls: dict[str, float] = field(default_factory=dict)
     audits: dict[str, float] = field(default_factory=dict)
     audited_seq: dict[str, int] = field(default_factory=dict)
@@ -991,19 +1001,28 @@ def decide(state: State, now: float, policy: Policy, pace: Pace) -> list[Action]
             wake.append(moment)
 
     out: dict[str, None] = {}  # groups with batches at the provider
+    shown: set[str] = set()  # those of them with a batch that can be read
+    rarely: list[tuple[float, Action]] = []  # done only while there is something else to wait for
     sent: dict[str, None] = {}  # groups that can be audited and that something was sent to
+    perhaps: dict[str, None] = {}  # those that something may have been sent to without a word of it in the journal
     for shard, attempt in state.attempts():
         lane = policy.lanes[shard.lane]
         if attempt.intent_at and lane.can_list:
             sent[lane.group] = None
+        elif attempt.phase in UNSENT and lane.can_list:
+            leaves = not (state.cancel_requested or shard.unwanted)
+            if pace.torn or (pace.resumed and leaves):
+                perhaps[lane.group] = None
         if attempt.phase is Phase.CREATED:
             out[lane.group] = None
-    for group in sent:
+            if (shard.number, attempt.number) not in pace.unread:
+                shown.add(lane.group)
+    for group in sent | perhaps:
         # Before anything else in a process, and now and then: is there a batch with one of our files that we don't know?
         ready = pace.ready("audit " + group, 0, 0)
         if group not in pace.audits:
             when(ready, Action(Do.AUDIT, group=group))
-        elif group in out:
+        elif group in shown:
             when(max(ready, pace.audits[group] + policy.audit_seconds), Action(Do.AUDIT, group=group))
     if actions:
         return actions
@@ -1019,20 +1038,36 @@ def decide(state: State, now: float, policy: Policy, pace: Pace) -> list[Action]
                 when(max(settled, pace.ready("settle", number, n)), Action(Do.SETTLE, number, n, shard.lane))
             case Phase.CREATED:
                 if (attempt.stray or shard.unwanted or state.cancel_requested) and not attempt.cancelling:
-                    when(pace.ready("cancel", number, n), Action(Do.CANCEL, number, n, shard.lane))
+                    cancel = pace.ready("cancel", number, n), Action(Do.CANCEL, number, n, shard.lane)
+                    if (number, n) in pace.unread:
+                        rarely.append(cancel)
+                    else:
+                        when(*cancel)
             case Phase.ENDED:
-                when(pace.ready("collect", number, n), Action(Do.COLLECT, number, n, shard.lane))
+                collect = pace.ready("collect", number, n), Action(Do.COLLECT, number, n, shard.lane)
+                if (number, n) in pace.unread:
+                    rarely.append(collect)
+                else:
+                    when(*collect)
             case Phase.COLLECTED:
                 actions.append(Action(Do.INGEST, number, n, shard.lane))
             case _:
                 pass
-    blocked = _submit(state, now, policy, pace, actions, when)
+    unlooked = perhaps.keys() - pace.audits.keys()
+    blocked = _submit(state, now, policy, pace, actions, when, unlooked)
     for group in out:
-        when(pace.polls.get(group, 0.0), Action(Do.POLL, group=group))
+        poll = pace.polls.get(group, 0.0), Action(Do.POLL, group=group)
+        if group in shown:
+            when(*poll)
+        else:
+            rarely.append(poll)
     blocked |= _replan(state, now, policy, actions, wake, blocked=bool(blocked))
     back = [a for a in actions if a.do in (Do.RECOVER, Do.SETTLE)]
     if back:
         return back  # what may have been spent is found out before anything more is
+    if actions or wake:
+        for each in rarely:
+            when(*each)
     if actions:
         return actions
     if wake:
@@ -1045,14 +1080,28 @@ def decide(state: State, now: float, policy: Policy, pace: Pace) -> list[Action]
         return actions or [Action(Do.WAIT, until=min(wake))]
     if any(a.phase is Phase.PARKED for _, a in state.attempts()):
         blocked.add("parked")
-    for why in ("parked", "refused", "budget"):
+    if rarely:
+        blocked.add("unread")
+    for why in ("parked", "refused", "unread", "budget"):
         if why in blocked:
             return [Action(Do.STOP, why=why)]
     return [Action(Do.FINISH)]
 
 
-def _submit(state: State, now: float, policy: Policy, pace: Pace, actions: list[Action], when: Any) -> set[str]:
-    """Adds uploads and creates that limits and budget admit; returns why others are held for good."""
+def _submit(
+    state: State,
+    now: float,
+    policy: Policy,
+    pace: Pace,
+    actions: list[Action],
+    when: Any,
+    unlooked: Collection[str] = (),
+) -> set[str]:
+    """Adds uploads and creates that limits and budget admit; returns why others are held for good.
+
+    Args:
+        unlooked: groups whose list is to be read before anything is sent.
+    """
     blocked: set[str] = set()
     tokens: dict[tuple[str, str], int] = {}
     requests: dict[tuple[str, str], int] = {}
@@ -1082,6 +1131,8 @@ def _submit(state: State, now: float, policy: Policy, pace: Pace, actions: list[
         lane = policy.lanes[shard.lane]
         key = (lane.group, lane.model)
         number, n = shard.number, attempt.number
+        if lane.group in unlooked:
+            continue
         if state.cancel_requested or shard.unwanted:
             actions.append(Action(Do.DROP, number, n, shard.lane))
             continue

@@ -362,5 +362,5 @@ def _raise_for(outcome: Outcome) -> None:
         raise ProviderError(details or "the provider refused", next_command=outcome.next_command)
     if outcome.reason == "budget":
         raise RefusedError(details, next_command=outcome.next_command)
-    if outcome.reason == "parked":
+    if outcome.reason in ("parked", "unread"):
         raise UnfinishedError(details, next_command=outcome.next_command)

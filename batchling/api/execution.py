@@ -32,7 +32,7 @@ from batchling.errors import (
     WaitingWarning,
 )
 from batchling.journal import Journal, read
-from batchling.ledger import UNRESOLVED, UNSENT, Pace, Policy, State
+from batchling.ledger import UNRESOLVED, UNSENT, Pace, Phase, Policy, State
 from batchling.printable import one_line
 from batchling.providers.gate import Gate
 from batchling.runner.awaiting import take_over
@@ -177,6 +177,8 @@ def opened(
         if not own:
             no_links(disk, folder)
         made = recorded(disk, folder, own=own)
+        log_file = folder.path / "log.txt"
+        driven = log_file.exists() and log_file.stat().st_size > 0
         log = stack.enter_context(_log(folder))
         connections = stack.enter_context(ExitStack())
         decode_cached(disk, made)
@@ -204,7 +206,7 @@ def opened(
             attempts=allow.attempts or made.attempts(),
             rng=random.Random(folder.plan_id),
             observer=_Watcher(workspace, observer or Silent(), log),
-            pace=Pace(),
+            pace=Pace(resumed=driven),
         )
         if not (state.finished or alone):
             _same_keys(session)
@@ -414,7 +416,7 @@ def outcome(workspace: Workspace, folder: PlanFolder, state: State, reason: str,
     lanes = document["lanes"]
     details = [f"{lanes[lane]['provider']} {lanes[lane]['model']}: {why}" for lane, why in sorted(state.fatal.items())]
     code = 0
-    if reason in ("parked", "detached", "awaiting", "locked"):
+    if reason in ("parked", "unread", "detached", "awaiting", "locked"):
         code = 75
     elif reason == "refused" or (reason == "finished" and state.fatal):
         code = 5
@@ -426,6 +428,8 @@ def outcome(workspace: Workspace, folder: PlanFolder, state: State, reason: str,
         for shard, attempt in state.attempts():
             if attempt.phase == "parked":
                 details.append(undecided(shard, attempt))
+    unread = list(_unread(workspace, folder, state)) if reason == "unread" else []
+    details += [what for what, _ in unread]
     details += _refusals(workspace, folder)
     for other in sorted({awaited_plan(name) for name in state.awaits}):
         try:
@@ -450,7 +454,9 @@ def outcome(workspace: Workspace, folder: PlanFolder, state: State, reason: str,
     next_command = None
     if reason == "parked":
         next_command = f"batchling resolve {folder.plan_id} --adopt BATCH_ID | --resubmit | --drop"
-    elif reason in ("detached", "awaiting", "locked"):
+    elif unread:
+        next_command = unread[0][1]
+    elif reason in ("unread", "detached", "awaiting", "locked"):
         next_command = f"batchling watch {folder.plan_id}"
     elif reason == "budget":
         next_command = f"{command} budget.usd=N"
@@ -496,6 +502,24 @@ def _asking_again(lost: Sequence[Doubt], command: str | None) -> Iterator[str]:
 
 ROWS_NAMED = 5
 """Rows that a sentence names; how many more there are is said."""
+
+
+def _unread(workspace: Workspace, folder: PlanFolder, state: State) -> Iterator[tuple[str, str]]:
+    """Which batches the provider does not show, in its words, and the command that gives each up."""
+    said = {(e["shard"], e["attempt"]): e for e in read(workspace.disk, folder.journal) if e["kind"] == "unread"}
+    for shard, attempt in state.attempts():
+        event = said.get((shard.number, attempt.number))
+        if attempt.phase in (Phase.CREATED, Phase.ENDED) and event is not None:
+            what = "show" if attempt.phase is Phase.CREATED else "hand out the files of"
+            drop = f"batchling resolve {folder.plan_id} --drop --shard {shard.number}"
+            if event.get("status") != 404 or attempt.phase is Phase.ENDED:
+                drop += " --force"
+            yield (
+                f"the provider does not {what} batch {attempt.batch_id} (shard {shard.number}): "
+                f"{one_line(event['why'], 300)}; it may have run and may have to be paid, so nothing is asked again; "
+                f"batchling watch {folder.plan_id} asks for it again, {drop} gives it up",
+                drop,
+            )
 
 
 def _refusals(workspace: Workspace, folder: PlanFolder) -> Iterator[str]:

@@ -29,6 +29,7 @@ REASONS = {
     "locked": "waits for a plan that another process holds",
     "parked": "parked: needs your decision",
     "refused": "stopped: the provider refused",
+    "unread": "stopped: the provider does not show a batch",
     "budget": "stopped: the budget does not allow the rest",
     "failed": "cannot go on",
 }

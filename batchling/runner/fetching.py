@@ -19,7 +19,7 @@ from batchling.errors import CallError, CallNotFound, CallRefused, CallUnavailab
 from batchling.ledger import Action, Attempt, Shard
 from batchling.models import Response
 from batchling.runner.gathering import batch_document
-from batchling.runner.polling import throttled
+from batchling.runner.polling import BUSY_SECONDS, leave, throttled
 from batchling.runner.session import MISSING_LOOKS, Download, LaneKit, Session, gone, stays
 from batchling.runner.shards import chunks, read_index
 
@@ -66,7 +66,12 @@ def collect(session: Session, action: Action) -> None:
         whole = _weigh(session, shard, attempt, downloads)
     except CallError as error:
         session.backoff("collect", shard.number, attempt.number, error, base=2.0, what="download")
+        answers = error.status is not None or error.code == "incomplete"
+        if answers and stays(session, f"no files of batch {attempt.batch_id}", MISSING_LOOKS, BUSY_SECONDS):
+            leave(session, shard, attempt, error)
         return
+    session.missing.pop(f"no files of batch {attempt.batch_id}", None)
+    session.pace.unread.discard((shard.number, attempt.number))
     files = [_take(session, shard, attempt, kind, download, whole) for kind, download in downloads.items()]
     for kind in downloads:
         session.parts.pop((shard.number, attempt.number, kind), None)

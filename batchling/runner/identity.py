@@ -126,5 +126,5 @@ def listing(session: Session, group: str) -> Iterable[Batch]:
     kits = session.kits_of(group)
     numbers = {kit.lane.number for kit in kits}
     intents = [a.intent_at for s, a in session.state.attempts() if s.lane in numbers and a.intent_at]
-    since = (min(intents) if intents else session.clock.now()) - 86_400.0
+    since = min(intents, default=session.state.created_ts or session.clock.now()) - 86_400.0
     return kits[0].client.find(since)

@@ -52,7 +52,10 @@ def steps(session: Session, *, detach: bool = False, awaited: Callable[[Session]
             seconds until it is worth another look, None when the other plan cannot go on either.
 
     Returns:
-        Why it returned: `finished`, `parked`, `refused`, `budget`, `detached`, or `awaiting`.
+        Why it returned: `finished`, `parked`, `refused`, `budget`, `unread`, `detached`, or `awaiting`.
+
+    Raises:
+        ProviderError: the provider refuses to show batches that nothing else can be told about.
     """
     while True:
         actions = decide(session.state, session.clock.now(), session.policy, session.pace)
@@ -64,6 +67,8 @@ def steps(session: Session, *, detach: bool = False, awaited: Callable[[Session]
         if first.do is Do.WAIT:
             yield min(first.until, tell(session))
         elif first.do is Do.STOP:
+            if first.why == "unread":
+                polling.check_refused(session)
             return first.why
         elif first.do is Do.FINISH:
             if session.state.awaits:

@@ -14,13 +14,13 @@ import orjson
 
 from batchling.collect import Failure, FailureKind, why_failed
 from batchling.disk import write_file
-from batchling.errors import CallError, CallNotFound, CallRefused, ProviderError
+from batchling.errors import CallError, CallNotFound, CallRefused, CallStopped, ProviderError
 from batchling.ledger import Action, Attempt, Phase, Shard
 from batchling.models import Batch
 from batchling.runner.adoption import tell_aliases_apart
 from batchling.runner.identity import contradicts, own
 from batchling.runner.refusals import faults_of, learned
-from batchling.runner.session import LaneKit, Look, Session, gone, stays
+from batchling.runner.session import MISSING_LOOKS, LaneKit, Look, Session, gone, stays
 
 LIST_FROM = 3
 """Batches out from which one list is cheaper than a look at each."""
@@ -41,7 +41,13 @@ PROMPTS = 3
 """Looks at one batch that the list may prompt in vain before only the batch's own time counts again."""
 
 REFUSED_LOOKS = 10
-"""Times in a row that the provider refuses to show our batches before it is left to a person."""
+"""Times in a row that the provider refuses to show a batch, or all of them, before it is left to a person."""
+
+BUSY_SECONDS = 86_400.0
+"""How long a batch of which a provider only says 5xx or 429 is waited for: its outages end, and batches take a day."""
+
+HOPELESS_SECONDS = 900.0
+"""Pause between two GETs of a batch that is left to a person, while there is something else to wait for."""
 
 SURE_LOOKS, SURE_SECONDS = 3, 60.0
 """Looks, and the time between the first and the last, after which a batch that failed without a word is believed."""
@@ -95,19 +101,19 @@ def poll(session: Session, action: Action) -> None:
             shard, attempt = out[batch_id]
             try:
                 batch = _ask(session, kits[0], shard, attempt)
-            except CallNotFound as error:
-                _put_off(session, look)
-                session.observer.trouble(session, f"batch {batch_id} is not there (yet)", error, 0.0)
-                continue
             except CallError as error:
-                if error.status is None:
+                if error.status is None or isinstance(error, CallStopped):
                     raise  # nobody answers: asking for the others would wait as long again
-                _put_off(session, look)
-                trouble = error
-                session.observer.trouble(session, f"batch {batch_id} cannot be read", error, 0.0)
+                missing = isinstance(error, CallNotFound)
+                words = "is not there (yet)" if missing else "cannot be read"
+                session.observer.trouble(session, f"batch {batch_id} {words}", error, 0.0)
+                _not_read(session, shard, attempt, look, error)
+                trouble = trouble if missing else error
                 continue
             answered = True
             look.at, look.failures, look.not_before = session.clock.now(), 0, 0.0
+            look.failed.clear()
+            session.pace.unread.discard((shard.number, attempt.number))
             before = session.batches.get(batch_id)
             news = before is None or (before.status, before.completed) != (batch.status, batch.completed)
             changed = changed or news
@@ -121,13 +127,9 @@ def poll(session: Session, action: Action) -> None:
     except CallError as error:
         session.backoff("poll " + group, 0, 0, error, base=max(1.0, shortest), what="poll")
         session.pace.polls[group] = session.pace.ready("poll " + group, 0, 0)
-        refused = error.status in (401, 403) or isinstance(error, CallRefused)
-        if refused and session.failures["poll " + group, 0, 0] >= REFUSED_LOOKS:
-            raise ProviderError(
-                f"the provider refuses to show our batches any longer: {error.message}",
-                where=group,
-                next_command=_after_refusals(session, error, out),
-            ) from error
+        if _is_refusal(error) and session.failures["poll " + group, 0, 0] >= REFUSED_LOOKS:
+            for batch_id, (shard, attempt) in out.items():
+                _leave(session, shard, attempt, session.looks[batch_id], error)
     else:
         if answered:  # a look in which nothing was due says nothing about refusals
             session.settled("poll " + group, 0, 0)
@@ -137,14 +139,27 @@ def poll(session: Session, action: Action) -> None:
     session.observer.polled(session)
 
 
-def _after_refusals(session: Session, error: CallError, out: Out) -> str:
-    """What a person can do about batches that the provider no longer shows: another key, or giving them up."""
+def check_refused(session: Session) -> None:
+    """Nothing is left to wait for but batches that the provider does not show.
+
+    Raises:
+        ProviderError: it refuses to show one of them, so that another key, or a person's decision, is needed.
+    """
     plan_id = session.folder.plan_id
-    if error.status in (401, 403):
-        return f"put the key right, then: batchling watch {plan_id}"
-    shard = min(shard.number for shard, _ in out.values())
-    drop = f"batchling resolve {plan_id} --drop --shard {shard} --force"
-    return f"batchling watch {plan_id} asks again; {drop} gives it up"
+    for number, n in sorted(session.pace.unread):
+        shard, attempt = session.shard(number, n)
+        look = session.looks.get(attempt.batch_id or "")
+        if look is None or look.error is None or not _is_refusal(look.error):
+            continue
+        drop = f"batchling resolve {plan_id} --drop --shard {number} --force"
+        again = f"batchling watch {plan_id} asks again; {drop} gives it up"
+        raise ProviderError(
+            f"the provider refuses to show our batches any longer: {look.error.message}",
+            where=session.kit(shard).lane.group,
+            next_command=f"put the key right, then: batchling watch {plan_id}"
+            if look.error.status in (401, 403)
+            else again,
+        ) from look.error
 
 
 def _pause(session: Session, group: str, shortest: float, out: int) -> float:
@@ -153,12 +168,55 @@ def _pause(session: Session, group: str, shortest: float, out: int) -> float:
     return max(least, min(max(60.0, shortest), shortest * 1.5 ** min(session.quiet_polls.get(group, 0), 40)))
 
 
-def _put_off(session: Session, look: Look) -> None:
-    """A batch that cannot be read keeps no other waiting: it is asked for again after a growing pause."""
+def _is_refusal(error: CallError) -> bool:
+    """The provider knows what we ask for, and says no."""
+    return error.status in (401, 403) or isinstance(error, CallRefused)
+
+
+def _not_read(session: Session, shard: Shard, attempt: Attempt, look: Look, error: CallError) -> None:
+    """A GET of a batch failed. It keeps no other waiting, and nothing waits for it for ever.
+
+    What it came to is counted by kind: a refusal is believed after a few; what is no answer about this batch (404, a page,
+    another object) after the grace time; 5xx and 429 are a provider that is busy, and waited for long.
+    """
+    now = session.clock.now()
+    busy = error.status is not None and (error.status >= 500 or error.status in (408, 409, 425, 429))
+    kind = "refused" if _is_refusal(error) else "busy" if busy else "unknown"
+    since, n = look.failed.get(kind, (now, 0))
+    look.failed[kind] = (since, n + 1)
+    grace = session.kit(shard).grace_seconds
+    looks, seconds = {
+        "refused": (REFUSED_LOOKS, 0.0),
+        "busy": (MISSING_LOOKS, max(BUSY_SECONDS, grace)),
+        "unknown": (MISSING_LOOKS, grace),
+    }[kind]
+    look.error = error
+    if n + 1 >= looks and now - since >= seconds:
+        _leave(session, shard, attempt, look, error)
     look.failures += 1
-    look.at = session.clock.now()
-    if look.failures > 2:
+    look.at = now
+    if (shard.number, attempt.number) in session.pace.unread:
+        look.not_before = now + HOPELESS_SECONDS
+    elif look.failures > 2:
         look.not_before = look.at + min(300.0, 2.0 ** min(look.failures, 16)) * (0.75 + 0.5 * session.rng.random())
+
+
+def _leave(session: Session, shard: Shard, attempt: Attempt, look: Look, error: CallError) -> None:
+    look.error = error
+    leave(session, shard, attempt, error)
+
+
+def leave(session: Session, shard: Shard, attempt: Attempt, error: CallError) -> None:
+    """A batch that the provider does not show, or whose files it does not hand out, is left to a person.
+
+    It may have run: nothing of it is asked again. What was said of it last is a remark in the journal.
+    """
+    place = shard.number, attempt.number
+    if place in session.pace.unread:
+        return
+    session.pace.unread.add(place)
+    why = error.message[:500]
+    session.record({"kind": "unread", "shard": place[0], "attempt": place[1], "status": error.status, "why": why})
 
 
 def _rows(session: Session, group: str, out: Out) -> Iterator[Batch]:

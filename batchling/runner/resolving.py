@@ -11,7 +11,7 @@ from batchling.ledger import OVER, UNRESOLVED, UNSENT, Action, Attempt, Do, Phas
 from batchling.models import Batch
 from batchling.runner.adoption import adopt_from_list
 from batchling.runner.gathering import give_up, ingest
-from batchling.runner.identity import own
+from batchling.runner.identity import contradicts, own
 from batchling.runner.session import Session
 from batchling.runner.shards import chunks
 
@@ -223,6 +223,8 @@ def _check_lost(session: Session, shard: Shard, attempt: Attempt) -> None:
             f"the provider cannot be asked about batch {attempt.batch_id}: {error.message}",
             next_command=f"batchling resolve {session.folder.plan_id} --drop --shard {shard.number} --force",
         ) from error
+    if contradicts(batch, session, shard, attempt) is not None:
+        return  # another batch has its id by now
     raise UsageError(
         f"the provider shows batch {batch.id} ({batch.status}): it may still bring answers",
         where=f"shard {shard.number}",

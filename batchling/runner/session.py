@@ -115,6 +115,8 @@ class Look:
         at: when it was last asked for by id.
         not_before: put off until then, because the last GET failed.
         failures: GETs that failed in a row.
+        failed: the same by what they came to (see `polling`): since when, and how often.
+        error: the last of them.
         prompts: looks in a row that the list prompted and that brought nothing new.
         heard: what the list said when it last prompted a look.
     """
@@ -122,6 +124,8 @@ class Look:
     at: float
     not_before: float = 0.0
     failures: int = 0
+    failed: dict[str, tuple[float, int]] = field(default_factory=dict)
+    error: CallError | None = None
     prompts: int = 0
     heard: tuple[str | None, ...] = ()
 
@@ -194,6 +198,8 @@ class Session:
 
     def __post_init__(self) -> None:
         self.clock.not_before(self.state.ts)
+        self.pace.torn = self.journal.torn or _goes_on(self.disk, self.folder, self.state)
+        self.pace.resumed = self.pace.resumed or self.pace.torn or self.state.sessions > 0
         for shard, attempt in self.state.attempts():
             if attempt.phase is Phase.FENCED:
                 # What another process waited counts only if it is certain: its clock, or ours, may be wrong.
@@ -262,6 +268,14 @@ class Session:
         """The call went through: the next one starts without delay."""
         self.failures.pop((do, shard, attempt), None)
         self.pace.due.pop((do, shard, attempt), None)
+
+
+def _goes_on(disk: Disk, folder: PlanFolder, state: State) -> bool:
+    """There are files of shards that the journal does not know, or of batches that it has not sent: its end may be missing."""
+    planned = [int(name[:4]) for name in disk.names(folder.requests) if name[:4].isdigit()]
+    answered = {int(name[:4]) for name in disk.names(folder.responses) if name[:4].isdigit()}
+    sent = {s.number for s, a in state.attempts() if a.intent_at is not None or a.phase is not Phase.PLANNED}
+    return max(planned, default=0) > max(state.shards, default=0) or not answered <= sent
 
 
 MISSING_LOOKS = 12

@@ -333,6 +333,8 @@ def audit(session: Session, action: Action) -> None:
     looks = session.failures.get(("look again " + action.group, 0, 0), 0) + 1
     if action.group in session.undecided and looks < LAST_LOOKS:
         # A row of ours could not be read: it is looked at again before the plan ends.
+        if session.pace.resumed:
+            del session.pace.audits[action.group]  # what is not sent yet may be that batch: nothing is sent before
         session.failures["look again " + action.group, 0, 0] = looks
         session.pace.due["audit " + action.group, 0, 0] = session.clock.now() + ASK_AGAIN_SECONDS
         return

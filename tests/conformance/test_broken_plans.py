@@ -15,6 +15,7 @@ from batchling.api.outcome import Outcome
 from batchling.errors import JournalError, RefusedError
 from batchling.journal import decode, encode
 from batchling.runner.broken import BrokenPlanWarning
+from tests.servers.scripted import gateway, refuse
 from tests.workbench import Workbench
 
 pytestmark = pytest.mark.filterwarnings("ignore::batchling.runner.broken.BrokenPlanWarning")
@@ -281,3 +282,40 @@ def test_nothing_warns_where_nothing_is_broken(bench: Workbench) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", BrokenPlanWarning)
         assert bench.run().exit_code == 0
+
+
+def cut_after(plan: Path, kind: str, *, torn: bool = False) -> None:
+    """What a disk does that loses the end of a file."""
+    path = plan / "journal.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    last = max(number for number, line in enumerate(lines) if json.loads(line)["kind"] == kind)
+    path.write_bytes(b"".join(lines[: last + 1]) + (lines[last + 1][:20] if torn else b""))
+
+
+@pytest.mark.parametrize("torn", [False, True])
+@pytest.mark.parametrize("after", ["planned", "session", "upload_intent", "uploaded"])
+def test_a_journal_without_its_end_looks_at_the_list_before_anything_is_sent(
+    bench: Workbench, after: str, torn: bool
+) -> None:
+    plan = bench.run(detach=True)
+    cut_after(plan.folder, after, torn=torn)
+    (outcome,) = bench.watch()
+    assert (outcome.exit_code, outcome.states, bench.server.creates) == (0, {"ok": 3}, 1)
+    assert set(bench.server.keys.values()) == {1}
+
+
+def test_a_listed_batch_of_such_a_plan_that_cannot_be_read_holds_back_what_is_not_sent(bench: Workbench) -> None:
+    plan = bench.run(detach=True)
+    cut_after(plan.folder, "planned")
+    bench.server.on("GET", "/v1/batches/*", *[gateway(503)] * 5, bench.server.normal)
+    (outcome,) = bench.watch()
+    assert (outcome.exit_code, outcome.states, bench.server.creates) == (0, {"ok": 3}, 1)
+
+
+def test_a_plan_that_was_never_sent_is_cancelled_without_asking_anybody(bench: Workbench) -> None:
+    bench.server.on("POST", "/v1/files", refuse(401, "invalid_api_key", "Incorrect API key provided"))
+    plan = bench.run()
+    assert (plan.exit_code, bench.server.creates) == (5, 0)
+    asked = len(bench.server.log)
+    assert verbs.cancel(plan.plan_id, runs=bench.runs).state == "cancelled"
+    assert len(bench.server.log) == asked

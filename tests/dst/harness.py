@@ -323,6 +323,12 @@ class Schedule:
             can_fence = True
         if not world.fence:
             can_fence = False
+        elif not can_fence and world.resubmit_usd and not own_faults:
+            # Nor is it promised where a request that is late and a list that lags take longer together than it settles.
+            late = min(self.faults.late_seconds, SETTLE - world.lag - 50.0)
+            self.faults = replace(self.faults, late_seconds=late)
+            for server in self.servers.values():
+                server.faults = replace(server.faults, late_seconds=late)
         for number in range(lanes):
             limits = ShardLimits(max_requests=rng.randint(1, 6), max_line_bytes=rng.choice((None, 400)))
             self.shapes[number] = LaneShape(

@@ -293,7 +293,7 @@ class OpenAIClient:
         data = self._read(what, call)
         batch = read_batch(data)
         if batch is None:
-            raise CallUnavailable(f"{what}: the reply is no batch ({_shape(data)})")
+            raise CallUnavailable(f"{what}: the reply is no batch ({_shape(data)})", status=200, code="unreadable")
         return batch
 
     def _read(self, what: str, call: Callable[[], Any], *, by_body: bool = False) -> dict[str, Any]:
