@@ -19,12 +19,13 @@ import socket
 import stat
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from batchling.errors import DiskError, DiskFullError, LockedError
+from batchling.errors import DiskError, DiskFullError, LockedError, WaitingWarning
 
 
 class Writer(Protocol):
@@ -272,6 +273,37 @@ def _plain_file(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
+def _holder(descriptor: int) -> str:
+    """Who holds a lock, by what it wrote into the file."""
+    return os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "an unknown process"
+
+
+TELL_SECONDS, TELL_AT_MOST_SECONDS = 60.0, 3600.0
+"""When a wait for a lock is told first, and the longest pause after which it is told again."""
+
+
+def _wait_for(descriptor: int, path: Path) -> None:
+    """Takes a lock as soon as it is free. A process that dies lets go of it, so the wait has no end of its own."""
+    since = time.monotonic()
+    due, pause, look = since + TELL_SECONDS, TELL_SECONDS, 0.01
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            now = time.monotonic()
+        if now >= due:
+            text = (
+                f"waiting for {path} since {now - since:.0f} s, which is held by {_holder(descriptor)}; no end set; "
+                "Ctrl-C stops waiting, the end of that process ends it"
+            )
+            warnings.warn(WaitingWarning(text), stacklevel=4)
+            pause = min(TELL_AT_MOST_SECONDS, 2 * pause)
+            due = now + pause
+        time.sleep(look)
+        look = min(0.25, 2 * look)
+
+
 class RealDisk:
     """The machine's disk."""
 
@@ -362,13 +394,16 @@ class RealDisk:
             shutil.rmtree(folder)
 
     def lock(self, path: Path, *, wait: bool = False) -> Lock:
-        """An exclusive lock on `path`. Held by another process: LockedError that names it, or wait for it."""
+        """An exclusive lock on `path`. Held by another process: LockedError that names it, or wait for it, and tell now and then."""
         with _telling("lock", path):
             descriptor = open_lock(path)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if wait:
+                _wait_for(descriptor, path)
+            else:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "an unknown process"
+            holder = _holder(descriptor)
             os.close(descriptor)
             raise LockedError(f"held by {holder}", where=str(path)) from None
         except BaseException:

@@ -301,7 +301,13 @@ class State:
         return total
 
     def known_spent(self, lane: int | None = None) -> Decimal | None:
-        """USD of what is closed, of one lane or all; None when the price of an answer is not known."""
+        """USD of what is closed, of one lane or all; None when the price of an answer is not known, or of no answer what it cost."""
+        total = self._priced(lane)
+        if total == 0 and any(a.unknown_usd for s, a in self.attempts() if lane is None or s.lane == lane):
+            return None
+        return total
+
+    def _priced(self, lane: int | None) -> Decimal | None:
         total = Decimal(0)
         for shard, attempt in self.attempts():
             if lane is None or shard.lane == lane:
@@ -312,7 +318,7 @@ class State:
 
     def known_worst(self, lane: int | None = None) -> Decimal | None:
         """USD of what is closed, and the worst case of what may be out; None when a price or a size is not known."""
-        total = self.known_spent(lane)
+        total = self._priced(lane)
         for shard, attempt in self.attempts():
             if total is None or (lane is not None and shard.lane != lane):
                 continue
@@ -866,6 +872,7 @@ class Pace:
 
     Attributes:
         settling: (shard, attempt) → Unix seconds from which its settling time counts.
+        ends: (shard, attempt) → Unix seconds at which its batch, or its files, are waited for no longer, as things are.
         resumed: another process drove the plan before: the end of its journal may be gone, and with it what was sent.
         torn: the files say so.
         unread: (shard, attempt) of batches that the provider has not shown, or whose files it has not handed out, for so
@@ -877,6 +884,7 @@ class Pace:
     resumed: bool = False
     torn: bool = False
     unread: set[tuple[int, int]] = field(default_factory=set)
+    ends: dict[tuple[int, int], float] = field(default_factory=dict)
     polls: dict[str, float] = field(default_factory=dict)
     audits: dict[str, float] = field(default_factory=dict)
     audited_seq: dict[str, int] = field(default_factory=dict)

@@ -24,7 +24,8 @@ class Wait:
     Attributes:
         what: in words, with shard and batch.
         since: None: since this process began to look.
-        until: None: no end is set.
+        until: when it ends by itself at the latest; None: no end is set.
+        again: when it is tried, or looked at, again; None: not known.
         said: the provider's last word about it.
         ends: the command that ends it.
     """
@@ -36,6 +37,7 @@ class Wait:
     ends: str
     shard: int | None = None
     batch_id: str | None = None
+    again: float | None = None
 
     def text(self, now: float) -> str:
         """One line for a person."""
@@ -44,8 +46,15 @@ class Wait:
             parts[0] += f" since {span(now - self.since)}"
         if self.said:
             parts.append(self.said)
-        left = None if self.until is None else self.until - now
-        parts.append("no end set" if left is None else f"again in {span(left)}" if left >= 1 else "trying again now")
+        when = []
+        if self.again is not None:
+            left = self.again - now
+            when.append(f"again in {span(left)}" if left >= 1 else "trying again now")
+        if self.until is not None and self.until - now >= 1:
+            when.append(f"at most {span(self.until - now)} more")
+        elif self.again is None:
+            when.append("no end set" if self.until is None else "trying again now")
+        parts.append(", ".join(when))
         parts.append(f"Ctrl-C stops watching, `{self.ends}` ends it")
         return "; ".join(parts)
 
@@ -132,15 +141,16 @@ def _wait(
             over = batch is not None and batch.status in TERMINAL  # there is nothing left to cancel
             lost = attempt.cancelling or lasting or over
             ends = drop if lost else f"batchling cancel {plan_id}"
-            return Wait(what, attempt.created_at, None, said, ends, shard.number, batch_id)
+            until = pace.ends.get(place)
+            return Wait(what, attempt.created_at, until, said, ends, shard.number, batch_id)
         case Phase.ENDED:
             what = f"the files of batch {batch_id} (shard {shard.number})"
-            until = pace.due.get(("collect", *place))
-            return Wait(what, attempt.ended_at, until, heard, drop, shard.number, batch_id)
+            again = pace.due.get(("collect", *place))
+            return Wait(what, attempt.ended_at, pace.ends.get(place), heard, drop, shard.number, batch_id, again)
         case Phase.CREATING:
             what = f"word of whether the provider made a batch of shard {shard.number}"
-            until = pace.due.get(("recover", *place))
-            return Wait(what, attempt.intent_at, until, heard, drop, shard.number)
+            again = pace.due.get(("recover", *place))
+            return Wait(what, attempt.intent_at, None, heard, drop, shard.number, again=again)
         case Phase.FENCED:
             what = f"the settling time of shard {shard.number}, whose submission got no answer"
             until = None
@@ -174,7 +184,7 @@ def _to_send(
     if attempt.retry_at > now:
         throttled = any(a.phase is Phase.THROTTLED for a in shard.attempts)
         said = attempt.refusal or ("the provider's limit for waiting tokens" if throttled else None)
-        return Wait(f"sending {many}", None, attempt.retry_at, said, ends, shard.number)
+        return Wait(f"sending {many}", None, None, said, ends, shard.number, again=attempt.retry_at)
     budget = None if policy is None else policy.budget_usd
     least = min((s.max_usd or Decimal(0) for s, _ in unsent), default=Decimal(0))
     if budget is not None and state.worst() + least > budget:

@@ -254,7 +254,8 @@ def run(
             that may have been paid for and were not received.
         prune: cancel the batches of older unfinished plans of this experiment that no plan wants any more; a function
             is asked first, with what it is in words.
-        confirm: asked before more than `budget.confirm_usd` may be spent; None: that is allowed.
+        confirm: asked before more than `budget.confirm_usd` may be spent, and before anything is asked again that may have
+            been paid for; None: the first is allowed, the second is not.
         again: asked before requests are sent that a plan which cannot be read may have bought; None: they are not sent.
         large: asked, in words, about a plan that is larger than its bounds; None: it is refused.
         observer: hears what happens.
@@ -342,13 +343,12 @@ def run_specs(
 
     def ask(session: Session) -> None:
         nonlocal pruned
-        if confirm is not None:
-            try:
-                _ask(session, threshold, confirm)
-            except BaseException:  # Ctrl-C at the question too
-                if created:
-                    _forget(workspace, session.folder)
-                raise
+        try:
+            _ask(session, threshold, confirm)
+        except BaseException:  # Ctrl-C at the question too
+            if created:
+                _forget(workspace, session.folder)
+            raise
         if prune:
             pruned = prune_superseded(workspace, session.folder, prune if callable(prune) else None, observer)
 
@@ -379,8 +379,12 @@ def run_specs(
     return replace(found, warnings=(*found.warnings, *warnings), notes=opened_plan.notes)
 
 
-def _ask(session: Session, threshold: Decimal, confirm: Confirm) -> None:
-    """Asks before what was never sent is sent."""
+def _ask(session: Session, threshold: Decimal, confirm: Confirm | None) -> None:
+    """Asks before what was never sent is sent. `confirm` None: what it costs is allowed, paying for it twice is not.
+
+    Raises:
+        RefusedError: it is not confirmed.
+    """
     unsent = [s for s in session.state.shards.values() if s.current.phase in UNSENT and not s.replanned]
     if not unsent:
         return
@@ -395,7 +399,7 @@ def _ask(session: Session, threshold: Decimal, confirm: Confirm) -> None:
     # What may have been paid before is never asked again without a question, however little it costs.
     fresh = not any(a.intent_at for _, a in session.state.attempts())
     doubted = session.folder.load(session.disk).get("doubted", 0) if fresh else 0
-    if not doubted and worst is not None and worst <= threshold:
+    if not doubted and (confirm is None or (worst is not None and worst <= threshold)):
         return
     requests = sum(s.rows for s in unsent)
     what = f"{requests:,} request{'s' * (requests != 1)} in {len(unsent)} batch{'es' * (len(unsent) != 1)}"
@@ -404,11 +408,11 @@ def _ask(session: Session, threshold: Decimal, confirm: Confirm) -> None:
     if doubted:
         each = f"{doubted:,} of which may have been paid for and " + ("was" if doubted == 1 else "were")
         what += f", {each} not received,"
-    if not confirm(what, worst):
+    if confirm is None or not confirm(what, worst):
         cost_text = "a price that is not known" if worst is None else f"up to {worst:.4f} USD"
         raise RefusedError(
             f"not confirmed: {what} for {cost_text}; nothing was sent",
-            next_command="run the same command with --yes"
+            next_command="run the same command with --yes (from Python: confirm=lambda what, usd: True)"
             if doubted
             else "run the same command with --yes, or "
             + ("set model.price and budget.usd" if worst is None else "raise budget.confirm_usd"),
@@ -419,7 +423,7 @@ def _asking(workspace: Workspace, confirm: Confirm | None) -> Callable[[Session]
     """Asks before a plan is sent of which nothing was sent yet; one of which something was sent was confirmed then."""
 
     def ask(session: Session) -> None:
-        if confirm is not None and not any(a.intent_at for _, a in session.state.attempts()):
+        if not any(a.intent_at for _, a in session.state.attempts()):
             config = [r["config"]["budget"]["confirm_usd"] for r in session.folder.load(workspace.disk)["runs"]]
             _ask(session, Decimal(str(min(config))), confirm)
 

@@ -17,7 +17,7 @@ from batchling.cli.program import COMPLETE_VARIABLE, NAME, program
 from batchling.cli.shell import Shell
 from batchling.cli.stopping import INTERRUPTED, NOW, listening
 from batchling.duck import interrupted
-from batchling.errors import DetachedError
+from batchling.errors import DetachedError, WaitingWarning
 from batchling.printable import printable
 
 
@@ -81,7 +81,9 @@ def _naming_broken_plans() -> Iterator[None]:
 
         def show(message: Warning | str, *place: Any, **more: Any) -> None:
             plan = getattr(message, "plan_id", None)
-            if plan is None:
+            if isinstance(message, WaitingWarning):
+                click.echo(printable(str(message)), err=True)
+            elif plan is None:
                 shown(message, *place, **more)
             elif plan not in named:
                 named.add(plan)
@@ -89,4 +91,5 @@ def _naming_broken_plans() -> Iterator[None]:
 
         warnings.showwarning = show
         warnings.filterwarnings("always", message="plan .* cannot be read")
+        warnings.filterwarnings("always", category=WaitingWarning)
         yield

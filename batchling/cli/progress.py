@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,9 @@ from batchling.printable import one_line
 if TYPE_CHECKING:
     from batchling.runner.session import Session
     from batchling.waiting import Wait
+
+TROUBLE_SECONDS, TROUBLE_AT_MOST_SECONDS = 60.0, 3600.0
+"""Pauses after which the same trouble is told again: the first one, and the longest."""
 
 LINE_SECONDS = 5.0
 """Plain lines come at most this often."""
@@ -198,25 +202,29 @@ class Lines:
     seen: Counter[tuple[str, str]] = field(default_factory=Counter)
     _last: str = ""
     _last_at: float = field(default=-1e9)
-    _trouble: str = ""
+    _troubles: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def event(self, session: Session, event: dict[str, Any]) -> None:
         self.seen[session.folder.plan_id, event["kind"]] += 1
         if self.verbose:
             self.write(f"{session.folder.plan_id}: {said(event)}")
         if self.monotonic() - self._last_at >= LINE_SECONDS or event["kind"] in ("parked", "finished"):
-            self._trouble = "" if event["kind"] in ("created", "collected") else self._trouble
+            if event["kind"] in ("created", "collected"):
+                self._troubles.clear()
             self._show(session)
 
     def polled(self, session: Session) -> None:
         if self.monotonic() - self._last_at >= LINE_SECONDS:
-            self._trouble = ""
             self._show(session)
 
     def trouble(self, session: Session, what: str, error: Exception, retry_in: float) -> None:
         text = told(what, error)
-        if text != self._trouble:
-            self._trouble = text
+        now = session.clock.now()
+        due, pause = self._troubles.get(text, (-math.inf, TROUBLE_SECONDS / 2))
+        if now >= due:
+            # The same again is told after growing pauses, however often it comes.
+            pause = min(TROUBLE_AT_MOST_SECONDS, 2 * pause)
+            self._troubles[text] = (now + pause, pause)
             self.write(text + (f"; again in {duration(retry_in)}" if retry_in >= 1 else ""))
 
     def waiting(self, session: Session, found: Sequence[Wait]) -> None:

@@ -66,6 +66,11 @@ def collect(session: Session, action: Action) -> None:
         whole = _weigh(session, shard, attempt, downloads)
     except CallError as error:
         session.backoff("collect", shard.number, attempt.number, error, base=2.0, what="download")
+        for file_id in filter(None, (attempt.output_file_id, attempt.error_file_id)):
+            if file_id in session.missing:
+                session.pace.ends[shard.number, attempt.number] = (
+                    session.missing[file_id][0] + session.kit(shard).grace_seconds
+                )
         answers = error.status is not None or error.code == "incomplete"
         if answers and stays(session, f"no files of batch {attempt.batch_id}", MISSING_LOOKS, BUSY_SECONDS):
             leave(session, shard, attempt, error)
@@ -183,6 +188,7 @@ def _weigh(session: Session, shard: Shard, attempt: Attempt, downloads: dict[str
         return not lost
     # The same bytes for long are what the provider has; other bytes each time are a bad connection.
     if not stays(session, what, looks, seconds):
+        session.pace.ends[shard.number, attempt.number] = session.missing[what][0] + seconds
         raise CallUnavailable(f"the files of batch {attempt.batch_id} {problem}", code="incomplete")
     return not lost and (seconds == SAME_SECONDS or (enough and cut is None))
 

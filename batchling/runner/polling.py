@@ -114,12 +114,14 @@ def poll(session: Session, action: Action) -> None:
             look.at, look.failures, look.not_before = session.clock.now(), 0, 0.0
             look.failed.clear()
             session.pace.unread.discard((shard.number, attempt.number))
+            session.pace.ends.pop((shard.number, attempt.number), None)
             before = session.batches.get(batch_id)
             news = before is None or (before.status, before.completed) != (batch.status, batch.completed)
             changed = changed or news
             look.prompts = 0 if news or batch_id not in prompted else look.prompts + 1
             session.batches[batch_id] = batch
             if _is_over(session, session.kit(shard), shard, attempt, batch):
+                session.pace.ends.pop((shard.number, attempt.number), None)
                 ended(session, shard, attempt, batch)
                 tell_aliases_apart(session, group, batch_id, batch)
         if trouble is not None and not answered:
@@ -191,6 +193,7 @@ def _not_read(session: Session, shard: Shard, attempt: Attempt, look: Look, erro
         "unknown": (MISSING_LOOKS, grace),
     }[kind]
     look.error = error
+    session.pace.ends[shard.number, attempt.number] = since + seconds
     if n + 1 >= looks and now - since >= seconds:
         _leave(session, shard, attempt, look, error)
     look.failures += 1
@@ -323,10 +326,10 @@ def _is_over(session: Session, kit: LaneKit, shard: Shard, attempt: Attempt, bat
     wordless = batch.status == "failed" and not (batch.errors or batch.output_file_id or batch.error_file_id)
     if wordless and not stays(session, f"{where} failed without a word", SURE_LOOKS, SURE_SECONDS):
         return False
-    return not _files_to_come(session, kit, batch, where)
+    return not _files_to_come(session, kit, batch, where, (shard.number, attempt.number))
 
 
-def _files_to_come(session: Session, kit: LaneKit, batch: Batch, where: str) -> bool:
+def _files_to_come(session: Session, kit: LaneKit, batch: Batch, where: str, place: tuple[int, int]) -> bool:
     """A batch that is over and (yet) without a file for what it has answered: looked at again for a while.
 
     One that may have answered and does not say how much counts as well: files, and counts, can lag behind the status.
@@ -335,7 +338,11 @@ def _files_to_come(session: Session, kit: LaneKit, batch: Batch, where: str) -> 
     expected = announced is None if batch.status != "failed" else False
     nothing = batch.output_file_id is None and batch.error_file_id is None
     to_come = ((announced or expected) and batch.output_file_id is None) or (batch.failed and nothing)
-    return bool(to_come) and not gone(session, kit, f"files of {where}")
+    what = f"files of {where}"
+    if not to_come or gone(session, kit, what):
+        return False
+    session.pace.ends[place] = session.missing[what][0] + kit.grace_seconds
+    return True
 
 
 def ended(session: Session, shard: Shard, attempt: Attempt, batch: Batch) -> None:

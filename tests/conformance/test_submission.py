@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from batchling.api import verbs
-from batchling.errors import ProviderError, UnfinishedError, UsageError
+from batchling.errors import ProviderError, RefusedError, UnfinishedError, UsageError
 from tests.servers.batches import Ending, text_of
 from tests.servers.scripted import Request, Wire, cut, gateway, refuse, reply, reset
 from tests.workbench import Workbench
@@ -298,4 +298,7 @@ def test_11_a_batch_that_the_provider_has_lost_can_be_given_up_and_only_then(ben
     assert outcome.states == {"cancelled": 3}
     bench.server.on("GET", "/v1/batches/*", bench.server.normal)
     assert bench.run().states == {"cancelled": 3}, "it may have been billed: asking again is a person's decision"
-    assert bench.run(retry=["missing"]).states == {"ok": 3}
+    with pytest.raises(RefusedError, match="may have been paid for") as refused:
+        bench.run(retry=["missing"])
+    assert refused.value.exit_code == 4 and bench.server.creates == 1, "nobody was asked"
+    assert bench.run(retry=["missing"], confirm=lambda what, worst: True).states == {"ok": 3}

@@ -66,13 +66,28 @@ def test_every_wait_before_the_answers_says_until_when_and_how_to_give_up(
     pace = Pace(due={("recover", 1, 1): 1310.0, ("collect", 1, 1): 1320.0}, settling={(1, 1): 1000.0})
     (wait,) = waits(fold(*SENT, *events), 1300.0, "plan", policy=POLICY, pace=pace)
     assert (wait.what, wait.ends) == (what, DROP)
-    assert wait.until is not None and (wait.until == until or (until is None and wait.until >= 1900.0))
+    assert wait.again == until and (until is not None or (wait.until is not None and wait.until >= 1900.0))
+    assert "no end set" not in wait.text(1300.0)
+
+
+def test_a_wait_that_ends_by_itself_says_when() -> None:
+    pace = Pace(due={("collect", 1, 1): 1320.0}, ends={(1, 1): 3600.0})
+    (wait,) = waits(
+        fold(*SENT, CREATED, {"kind": "ended", **ABOUT, "reason": "completed"}),
+        1300.0,
+        "plan",
+        policy=POLICY,
+        pace=pace,
+    )
+    assert "; again in 20 s, at most 38 min more; " in wait.text(1300.0)
+    (wait,) = waits(fold(*SENT, CREATED), 1300.0, "plan", policy=POLICY, pace=pace, heard="404")
+    assert "; at most 38 min more; " in wait.text(1300.0)
 
 
 def test_a_refusal_for_now_says_when_it_is_sent_again() -> None:
     rejected = {"kind": "rejected", **ABOUT, "status": 429, "code": "rate_limit", "message": "slow down"}
     (wait,) = waits(fold(*SENT, {**rejected, "retry_at": 1500.0}), 1300.0, "plan", policy=POLICY)
-    assert (wait.what, wait.until, wait.said) == ("sending shard 1", 1500.0, "rate_limit: slow down")
+    assert (wait.what, wait.again, wait.said) == ("sending shard 1", 1500.0, "rate_limit: slow down")
 
 
 def test_a_budget_that_holds_something_back_is_named() -> None:

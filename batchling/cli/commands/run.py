@@ -81,7 +81,7 @@ def run_command(
             fresh=fresh,
             retry=retry,
             prune=prune and (True if yes else agreeing(observer.pause)),
-            confirm=None if yes else confirming(observer.pause),
+            confirm=agreed if yes else confirming(observer.pause),
             again=sending_again(observer.pause),
             large=making_large(yes=yes, pause=observer.pause),
             observer=observer,
@@ -111,13 +111,18 @@ def watch_command(shell: Shell, plan: str | None, detach: bool, yes: bool) -> in
             plan,
             runs=shell.runs,
             detach=detach,
-            confirm=None if yes else confirming(observer.pause),
+            confirm=agreed if yes else confirming(observer.pause),
             observer=observer,
             gate=gate(shell, observer.pause),
         )
     if all(outcome.state == "damaged" for outcome in outcomes) and plan is None and not shell.json:
         shell.say("every other plan is finished" if outcomes else "every plan is finished")
     return conclude(shell, outcomes, observer, several=plan is None)
+
+
+def agreed(what: str, worst: Decimal | None) -> bool:
+    """The answer of `--yes`."""
+    return True
 
 
 def confirming(pause: Callable[[], AbstractContextManager[None]]) -> Confirm:
