@@ -1008,23 +1008,9 @@ def decide(state: State, now: float, policy: Policy, pace: Pace) -> list[Action]
         else:
             wake.append(moment)
 
-    out: dict[str, None] = {}  # groups with batches at the provider
-    shown: set[str] = set()  # those of them with a batch that can be read
+    groups = _groups(state, policy, pace)
+    sent, perhaps, out, shown = groups.sent, groups.perhaps, groups.out, groups.shown
     rarely: list[tuple[float, Action]] = []  # done only while there is something else to wait for
-    sent: dict[str, None] = {}  # groups that can be audited and that something was sent to
-    perhaps: dict[str, None] = {}  # those that something may have been sent to without a word of it in the journal
-    for shard, attempt in state.attempts():
-        lane = policy.lanes[shard.lane]
-        if attempt.intent_at and lane.can_list:
-            sent[lane.group] = None
-        elif attempt.phase in UNSENT and lane.can_list:
-            leaves = not (state.cancel_requested or shard.unwanted)
-            if pace.torn or (pace.resumed and leaves):
-                perhaps[lane.group] = None
-        if attempt.phase is Phase.CREATED:
-            out[lane.group] = None
-            if (shard.number, attempt.number) not in pace.unread:
-                shown.add(lane.group)
     for group in sent | perhaps:
         # Before anything else in a process, and now and then: is there a batch with one of our files that we don't know?
         ready = pace.ready("audit " + group, 0, 0)
@@ -1036,31 +1022,19 @@ def decide(state: State, now: float, policy: Policy, pace: Pace) -> list[Action]
         return actions
 
     for shard, attempt in state.attempts():
-        lane = policy.lanes[shard.lane]
         number, n = shard.number, attempt.number
-        match attempt.phase:
-            case Phase.CREATING:
-                when(pace.ready("recover", number, n), Action(Do.RECOVER, number, n, shard.lane))
-            case Phase.FENCED:
-                settled = pace.settling.get((number, n), now) + settling_seconds(lane, shard, attempt, policy)
-                when(max(settled, pace.ready("settle", number, n)), Action(Do.SETTLE, number, n, shard.lane))
-            case Phase.CREATED:
-                if (attempt.stray or shard.unwanted or state.cancel_requested) and not attempt.cancelling:
-                    cancel = pace.ready("cancel", number, n), Action(Do.CANCEL, number, n, shard.lane)
-                    if (number, n) in pace.unread:
-                        rarely.append(cancel)
-                    else:
-                        when(*cancel)
-            case Phase.ENDED:
-                collect = pace.ready("collect", number, n), Action(Do.COLLECT, number, n, shard.lane)
-                if (number, n) in pace.unread:
-                    rarely.append(collect)
-                else:
-                    when(*collect)
-            case Phase.COLLECTED:
-                actions.append(Action(Do.INGEST, number, n, shard.lane))
-            case _:
-                pass
+        lane = policy.lanes[shard.lane]
+        if attempt.phase is Phase.FENCED:
+            settled = pace.settling.get((number, n), now) + settling_seconds(lane, shard, attempt, policy)
+            when(max(settled, pace.ready("settle", number, n)), Action(Do.SETTLE, number, n, shard.lane))
+        elif attempt.phase is Phase.COLLECTED:
+            actions.append(Action(Do.INGEST, number, n, shard.lane))
+        elif (do := _call_for(state, shard, attempt)) is not None:
+            call = pace.ready(str(do), number, n), Action(do, number, n, shard.lane)
+            if (number, n) in pace.unread:
+                rarely.append(call)
+            else:
+                when(*call)
     unlooked = perhaps.keys() - pace.audits.keys()
     blocked = _submit(state, now, policy, pace, actions, when, unlooked)
     for group in out:
@@ -1094,6 +1068,53 @@ def decide(state: State, now: float, policy: Policy, pace: Pace) -> list[Action]
         if why in blocked:
             return [Action(Do.STOP, why=why)]
     return [Action(Do.FINISH)]
+
+
+@dataclass(slots=True)
+class _Groups:
+    """Groups of lanes, in the order of their shards.
+
+    Attributes:
+        sent: those that can be audited and that something was sent to.
+        perhaps: those that something may have been sent to without a word of it in the journal.
+        out: those with batches at the provider; shown: of these, those with a batch that can be read.
+    """
+
+    sent: dict[str, None] = field(default_factory=dict)
+    perhaps: dict[str, None] = field(default_factory=dict)
+    out: dict[str, None] = field(default_factory=dict)
+    shown: set[str] = field(default_factory=set)
+
+
+def _groups(state: State, policy: Policy, pace: Pace) -> _Groups:
+    groups = _Groups()
+    for shard, attempt in state.attempts():
+        lane = policy.lanes[shard.lane]
+        if attempt.intent_at and lane.can_list:
+            groups.sent[lane.group] = None
+        elif attempt.phase in UNSENT and lane.can_list:
+            leaves = not (state.cancel_requested or shard.unwanted)
+            if pace.torn or (pace.resumed and leaves):
+                groups.perhaps[lane.group] = None
+        if attempt.phase is Phase.CREATED:
+            groups.out[lane.group] = None
+            if (shard.number, attempt.number) not in pace.unread:
+                groups.shown.add(lane.group)
+    return groups
+
+
+def _call_for(state: State, shard: Shard, attempt: Attempt) -> Do | None:
+    """The call that an attempt is waiting for; None: it waits for the provider, or for something else."""
+    match attempt.phase:
+        case Phase.CREATING:
+            return Do.RECOVER
+        case Phase.CREATED:
+            unwanted = attempt.stray or shard.unwanted or state.cancel_requested
+            return Do.CANCEL if unwanted and not attempt.cancelling else None
+        case Phase.ENDED:
+            return Do.COLLECT
+        case _:
+            return None
 
 
 def _submit(
