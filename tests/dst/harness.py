@@ -232,6 +232,9 @@ def draw_lies(rng: random.Random, world: World, faults: Faults) -> tuple[Lie, ..
     if not (faults.counts and faults.sizes) or told & HIDE_COUNTS:
         # The same for a download that is cut between two lines, where nothing says how long it is.
         lies = [lie for lie in lies if lie.what not in UNMEASURED or not faults.download_cut]
+    if faults.files_late_seconds:
+        # An id that is false for ever in place of one that is named later cannot be told from it.
+        lies = [lie for lie in lies if lie.what != "batch: an error file that is not there"]
     if told & {"batch: no file", "batch: somebody else's file"}:
         lies = [lie for lie in lies if "metadata" not in lie.what]
     if told & {"row: no file", "row: somebody else's file", "row: every id is an alias"}:
