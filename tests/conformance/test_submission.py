@@ -101,7 +101,7 @@ def test_03_a_dear_create_whose_fate_is_unknown_waits_for_a_person(bench: Workbe
 def test_04_a_404_right_after_the_create_and_again_later_is_polled_on(bench: Workbench) -> None:
     missing = refuse(404, None, "No batch found")
     normal = bench.server.normal
-    bench.server.on("GET", "/v1/batches/*", *[missing] * 3, normal, *[missing] * 40, normal)
+    bench.server.on("GET", "/v1/batches/*", *[missing] * 3, normal, *[missing] * 11, normal)
     outcome = bench.run()
     assert (outcome.exit_code, bench.states(), bench.server.creates) == (0, {"ok": 3}, 1)
 
