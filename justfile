@@ -20,7 +20,7 @@ check:
     {{bin}}/ruff format --check .
     {{bin}}/mypy --strict
 
-# The pure tests: under ten seconds.
+# The pure tests: about ten seconds.
 quick:
     {{bin}}/pytest -n 0 --hypothesis-profile=quick {{pure}}
 
