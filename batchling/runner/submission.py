@@ -57,6 +57,9 @@ UNKNOWN_FATES = 3
 check of the protocol explores as many."""
 
 
+LAST_LIST_SECONDS = 3600.0
+"""How long a plan of which everything is collected waits for a list in which a batch of it might stand twice."""
+
 NO_LIST = "the provider cannot list batches, so nothing can prove that it did not happen"
 BROKEN_LIST = "the provider's list cannot be read, so nothing can prove that it did not happen"
 UNCLEAR_LIST = "the provider's list does not say of every batch whose it is, or lacks batches that are there"
@@ -324,11 +327,15 @@ def audit(session: Session, action: Action) -> None:
     try:
         adopt_from_list(session, action.group)
     except CallError as error:
-        if not _is_broken(session, "audit " + action.group, 0, 0, error):
+        # With nothing left but this look, a list that cannot be read to its end does not keep the plan open for long.
+        over = all(s.over for s in session.state.shards.values() if session.kit(s).lane.group == action.group)
+        hopeless = over and stays(session, "no list of " + action.group, MISSING_LOOKS, LAST_LIST_SECONDS)
+        if not (hopeless or _is_broken(session, "audit " + action.group, 0, 0, error)):
             session.backoff("audit " + action.group, 0, 0, error, base=RETRY_SECONDS, what="audit")
             return
         session.observer.trouble(session, "the audit is left out: the provider's list cannot be read", error, 0.0)
     session.settled("audit " + action.group, 0, 0)
+    session.missing.pop("no list of " + action.group, None)
     session.pace.audits[action.group] = session.clock.now()
     looks = session.failures.get(("look again " + action.group, 0, 0), 0) + 1
     if action.group in session.undecided and looks < LAST_LOOKS:

@@ -12,7 +12,7 @@ import pytest
 from batchling.cli.progress import Lines
 from batchling.errors import ProviderError
 from tests.servers.batches import Ending
-from tests.servers.scripted import Request, Wire, refuse, reply
+from tests.servers.scripted import Request, Wire, gateway, refuse, reply
 from tests.workbench import Workbench
 
 Change = Callable[[dict[str, Any]], dict[str, Any] | None]
@@ -204,3 +204,13 @@ def test_p13_a_hundred_batches_that_wait_an_hour_cost_a_list_a_minute_and_four_g
     lists = len(bench.server.requests("GET", "/v1/batches")) - before[1]
     assert lists <= 60 + 4, "an audit before anything else, after an hour, and the first look are lists too"
     assert 100 <= gets(bench) - before[0] <= 400
+
+
+def test_a_list_that_can_never_be_read_keeps_no_plan_open_of_which_everything_is_collected(bench: Workbench) -> None:
+    """The last look is for batches made twice; behind a gateway that only says 503 to it a run did not end."""
+    bench.server.on("GET", "/v1/batches", gateway(503))
+    outcome = bench.run()
+    assert (outcome.exit_code, bench.states()) == (0, {"ok": 3})
+    assert bench.clock.passed < 2 * 3600 + 600
+    bench.run()
+    assert bench.server.creates == 1
