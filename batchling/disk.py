@@ -260,13 +260,16 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _plain_file(path: Path) -> BinaryIO:
+def plain_file(path: Path, *, follow: bool = True) -> BinaryIO:
     """A file opened for reading. A pipe or a device in its place would never end.
+
+    Args:
+        follow: a link to a file will do.
 
     Raises:
         OSError: it is no plain file, or cannot be opened.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "it is no plain file", str(path))
@@ -308,12 +311,12 @@ class RealDisk:
     """The machine's disk."""
 
     def read(self, path: Path) -> bytes:
-        with _telling("read", path), _plain_file(path) as file:
+        with _telling("read", path), plain_file(path) as file:
             return file.read()
 
     def reader(self, path: Path) -> BinaryIO:
         with _telling("read", path):
-            return _plain_file(path)
+            return plain_file(path)
 
     def exists(self, path: Path) -> bool:
         return path.exists()

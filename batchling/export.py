@@ -85,7 +85,7 @@ def export(reference: Reference, target: Path | BinaryIO, form: Format) -> int:
         DiskError: the file cannot be written.
     """
     files = plan_files.load(reference.plan_dir)
-    if not files.records.exists():
+    if not plan_files.has_records(files.path):
         raise UsageError(
             f"{files.plan_id} has no records" + (": its rows were removed" if files.emptied else " yet"),
             where=str(files.path),
@@ -118,13 +118,14 @@ def _write(files: PlanFiles, run_id: str | None, stream: BinaryIO, form: Format)
             # One thread: a second one would hold as much again, and the records must keep their order.
             con = duck.connect(memory_mb=memory_mb, threads=1, temp=folder / "spill")
             try:
-                define_views(con, files, run_id)
-                if form == "parquet":
-                    return _parquet(con, stream, folder / "results.parquet", _group_rows(con, files))
-                write = _jsonl if form == "jsonl" else _csv
-                for chunk, n in write(con, done):
-                    stream.write(chunk)
-                    done += n
+                with plan_files.reading_records(files.path):
+                    define_views(con, files, run_id)
+                    if form == "parquet":
+                        return _parquet(con, stream, folder / "results.parquet", _group_rows(con, files))
+                    write = _jsonl if form == "jsonl" else _csv
+                    for chunk, n in write(con, done):
+                        stream.write(chunk)
+                        done += n
                 return done
             except duckdb.OutOfMemoryException:
                 if memory_mb is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from decimal import Decimal
 from functools import cached_property
 from importlib.util import find_spec
@@ -168,7 +169,7 @@ class Results:
         from batchling.export import as_json
 
         # As JSON, because DuckDB's Python values need packages of their own for some types.
-        with self._connect() as con:
+        with self._connect() as con, self._reading():
             result = con.execute(f"SELECT {as_json(con)}, cost_usd {records}")
             while chunk := result.fetchmany(_AT_ONCE):
                 for text, cost in chunk:
@@ -183,7 +184,7 @@ class Results:
         from batchling.export import define_views
 
         files = plan_files.load(self.folder)
-        if not files.records.exists():
+        if not plan_files.has_records(self.folder):
             why = "its rows were removed" if files.emptied else "nothing was collected yet"
             raise UsageError(
                 f"{self.plan_id} has no records: {why}",
@@ -191,8 +192,14 @@ class Results:
                 next_command="batchling status" if files.emptied else f"batchling watch {self.plan_id}",
             )
         con = duck.connect(memory_mb=1024)
-        define_views(con, files, self.run_id)
+        with self._reading():
+            define_views(con, files, self.run_id)
         return con
+
+    def _reading(self) -> AbstractContextManager[None]:
+        from batchling.catalog import plan_files
+
+        return plan_files.reading_records(self.folder)
 
     @cached_property
     def _document(self) -> dict[str, Any]:

@@ -150,7 +150,7 @@ def _runs(workspace: Workspace, references: Sequence[str]) -> list[_Run]:
         named = catalog.resolve(workspace.runs, reference)
         folder = PlanFolder(named.plan_dir)
         summary = catalog.read_summary(folder.path)
-        if summary is None or summary.stale or not (folder.path / "records.parquet").exists():
+        if summary is None or summary.stale or not plan_files.has_records(folder.path):
             workspace.refresh(folder)
         document = folder.load(workspace.disk)
         reports = {report.run_id: report for report in reports_of(folder.path)}
@@ -291,14 +291,17 @@ def _cells(runs: Sequence[_Run]) -> tuple[dict[str, Kind], dict[tuple[str, str],
         by_plan.setdefault(run.folder.path, []).append(run)
     for path, members in by_plan.items():
         files = plan_files.load(path)
-        if not files.records.exists():
+        if not plan_files.has_records(path):
             continue
         marks: dict[str, dict[int, str]] = {}
         if several:
             by_data = {run.document["data_sha256"]: run.report.run_id for run in members}
-            read = {data: catalog.row_marks(files, run_id) for data, run_id in by_data.items()}
+            with plan_files.reading_records(path):
+                read = {data: catalog.row_marks(files, run_id) for data, run_id in by_data.items()}
             marks = {run.report.run_id: read[run.document["data_sha256"]] for run in members}
-        for metric in catalog.row_values(files, [run.report.run_id for run in members]):
+        with plan_files.reading_records(path):
+            values = catalog.row_values(files, [run.report.run_id for run in members])
+        for metric in values:
             if kinds.setdefault(metric.name, metric.kind) is not metric.kind:
                 continue  # another plan means something else by this name
             for run_id, found in metric.runs.items():

@@ -158,6 +158,10 @@ def opened(
                 f"plan {folder.plan_id} is {error.message}",
                 next_command=f"batchling status {folder.plan_id}    (the other process is running it)",
             ) from None
+        except DiskError:
+            if not is_own(workspace, folder):
+                no_links(disk, folder)  # a lock file that is a link is named like every other
+            raise
         stack.callback(lock.release)
         if not is_own(workspace, folder):
             no_links(disk, folder)  # before the journal's reserve is made

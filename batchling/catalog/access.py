@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import re
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -195,6 +196,20 @@ def _check_version(con: duckdb.DuckDBPyConnection, database: str, runs: Path) ->
         )
 
 
+def _check_plain(runs: Path) -> None:
+    """Whether the catalog and its log are plain files: a link would have us read, or write, elsewhere.
+
+    Raises:
+        CatalogDamagedError: one is not; it is set aside like a damaged one.
+    """
+    for path in (file_of(runs), file_of(runs).with_name(FILE + ".wal")):
+        with suppress(FileNotFoundError):
+            mode = path.lstat().st_mode
+            if not stat.S_ISREG(mode):
+                what = "a link" if stat.S_ISLNK(mode) else "no plain file"
+                raise CatalogDamagedError(f"the catalog is {what}", where=str(path), next_command=_REBUILD)
+
+
 @contextmanager
 def reading(
     runs: Path, *, wait: float = WAIT_SECONDS, memory_mb: int | None = None, temp: Path | None = None
@@ -210,6 +225,7 @@ def reading(
         CatalogBusyError: a writer did not finish in `wait` seconds.
     """
     path = file_of(runs)
+    _check_plain(runs)
     if not path.exists():
         raise CatalogDamagedError("there is no catalog yet", where=str(path), next_command=_REBUILD)
     with _locked(runs, exclusive=False, wait=wait), explained(runs):
@@ -280,6 +296,7 @@ def _writer(runs: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 def _attach(con: duckdb.DuckDBPyConnection, runs: Path) -> None:
     path = file_of(runs)
+    _check_plain(runs)
     new = not path.exists()
     con.execute("SET checkpoint_threshold = '1KiB'")  # a commit goes into the file at once, not into the log first
     with masked(runs):
@@ -303,7 +320,7 @@ def ensure(runs: Path, *, wait: float = WAIT_SECONDS) -> Ensured:
     never deleted. Unless the condition is READY every plan is `stale` afterwards: the caller refreshes them.
     """
     path = file_of(runs)
-    if path.exists():
+    if os.path.lexists(path):
         try:
             with reading(runs, wait=wait) as con:
                 _check_macros(con, runs)

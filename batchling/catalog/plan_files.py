@@ -6,14 +6,17 @@ import hashlib
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from batchling import duck, limits
 from batchling.confined import MEMORY_MB
-from batchling.errors import CatalogError
+from batchling.disk import plain_file
+from batchling.errors import CatalogError, ChangedError
 
 PLAN_ID = re.compile(r"^\d{8}-\d{6}-(?P<experiment>.+)-[0-9a-f]{6}$")
 
@@ -21,6 +24,9 @@ METRIC_SECONDS = 60.0
 """How long a metric may take where the config does not say (plans of version 0.1.0)."""
 _INSIDE = re.compile(r"[\w+~-][\w.+~-]*")
 _NAME = re.compile(r"[\w.~+-]+")  # as in `runner.folder`
+_LARGEST_DOCUMENT = 512 << 20  # as in `runner.folder`
+
+_REBUILD = "remove it, then run: batchling doctor --rebuild"
 
 SPILL = ".staging-"
 """Prefix of the folder that a rebuild spills to, inside the plan's folder; the process id follows."""
@@ -148,7 +154,8 @@ def load(plan_dir: Path) -> PlanFiles:
     """
     path = plan_dir / "plan.json"
     try:
-        document = limits.own(path.read_bytes())
+        with plain_file(path) as file:
+            document = limits.own(file.read(_LARGEST_DOCUMENT))
     except OSError as error:
         raise CatalogError(f"the plan cannot be read: {error.strerror}", where=str(path)) from error
     except ValueError as error:
@@ -200,6 +207,47 @@ def _run(plan_dir: Path, run: Mapping[str, Any]) -> RunFiles:
         schema_index=int(run.get("schema_index") or 0),
         metrics=run.get("metrics") or {},
     )
+
+
+def has_records(plan_dir: Path) -> bool:
+    """Whether a plan has its records.parquet, which is never a link: it is renamed into place.
+
+    Raises:
+        ChangedError: something else is in its place. A pipe would never end, and a link leads out of a plan that travelled.
+    """
+    path = plan_dir / "records.parquet"
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISREG(mode):
+        what = "is a link" if stat.S_ISLNK(mode) else "is no plain file"
+        raise ChangedError(
+            f"plan {plan_dir.name} is not used: records.parquet {what}", where=str(path), next_command=_REBUILD
+        )
+    return True
+
+
+@contextmanager
+def reading_records(plan_dir: Path) -> Iterator[None]:
+    """Around statements that read records.parquet: what DuckDB says of a damaged file becomes an error about that file.
+
+    Raises:
+        CatalogError: it is damaged, or has other columns than ours.
+    """
+    import duckdb
+
+    try:
+        yield
+    except duckdb.Error as error:
+        passing = isinstance(error, duckdb.OutOfMemoryException | duckdb.InterruptException)
+        if passing or "No space left" in str(error):
+            raise
+        raise CatalogError(
+            f"records.parquet of plan {plan_dir.name} cannot be read: {str(error).strip().splitlines()[0]}",
+            where=str(plan_dir / "records.parquet"),
+            next_command="batchling doctor --rebuild",
+        ) from error
 
 
 def size_of(path: Path) -> int:

@@ -19,10 +19,12 @@ import orjson
 from batchling import limits
 from batchling.catalog.plan_files import PlanFiles, plan_folders, size_of
 from batchling.catalog.rows import Metric, PlanSummary, Refreshed, RunSummary
-from batchling.disk import create_private
+from batchling.disk import create_private, plain_file
 
 FILE = "summary.json"
 VERSION = 1
+_LARGEST = 512 << 20
+"""Bytes beyond which it is none of ours; a sweep of 100,000 runs has a tenth of that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,8 @@ def write(files: PlanFiles, plan: Mapping[str, Any], refreshed: Refreshed) -> No
 def read(plan_dir: Path) -> Summary | None:
     """The plan's summary; None when there is none (not refreshed yet, or by another version)."""
     try:
-        document = limits.own((plan_dir / FILE).read_bytes())
+        with plain_file(plan_dir / FILE, follow=False) as file:
+            document = limits.own(file.read(_LARGEST))
         if document["version"] != VERSION:
             return None
         plan = document["plan"]

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from batchling import cost, providers, schema, tokens
-from batchling.catalog import references
+from batchling.catalog import plan_files, references
 from batchling.errors import DataError, UsageError
 from batchling.ledger import Lane
 from batchling.models import Price
@@ -315,7 +315,9 @@ def run_lookup_in(runs: Path) -> Callable[[str], Path]:
 
     def find(reference: str) -> Path:
         try:
-            return references.resolve(runs, reference).plan_dir / "records.parquet"
+            plan_dir = references.resolve(runs, reference).plan_dir
+            plan_files.has_records(plan_dir)
+            return plan_dir / "records.parquet"
         except UsageError as error:
             raise DataError(f"data.run: {error.message}", where=str(runs), next_command="batchling status") from None
 
