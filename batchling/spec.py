@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from pydantic import (
     BaseModel,
@@ -168,7 +169,7 @@ class ProviderConfig(Section):
         default=["chat", "responses", "embeddings"], description="Those that it takes in batches."
     )
     endpoint_paths: dict[Endpoint, str] = Field(
-        default_factory=dict, description="Where the provider's URL paths differ."
+        default_factory=dict, description="Where the provider's URL paths differ; {model} stands for the model's id."
     )
     max_tokens_param: dict[Endpoint, str] = Field(
         default={"chat": "max_completion_tokens", "responses": "max_output_tokens"},
@@ -442,4 +443,5 @@ class Spec:
     def endpoint_path(self) -> str:
         """URL path of the endpoint, as the request lines and the batch name it."""
         endpoint = self.config.model.endpoint
-        return self.config.provider.endpoint_paths.get(endpoint, ENDPOINT_PATHS[endpoint])
+        path = self.config.provider.endpoint_paths.get(endpoint, ENDPOINT_PATHS[endpoint])
+        return path.replace("{model}", quote(self.config.model.id, safe=""))

@@ -32,6 +32,7 @@ from typing import Any
 
 import pytest
 
+from batchling.dialects import NeutralRequest
 from batchling.errors import CallAmbiguous, CallNotFound, CallRefused, CallUnavailable
 from batchling.models import Batch, Garbage, Outcome, Response, Submission
 from batchling.providers import Adapter, Client
@@ -69,6 +70,8 @@ class ProviderContract:
         adapter: the adapter under test.
         path, body: URL path of an endpoint, and a request's JSON that your server answers; `{n}` becomes the row's
             number and `{hard}` text with every character that has broken something.
+        refuses_unknown_files: a create names an uploaded file, and one that is not there is refused. Without files, a
+            create without requests must be.
         window: the completion window.
         wait_seconds: how long the server may take for a batch of three rows.
         poll_seconds: pause between two looks.
@@ -77,6 +80,7 @@ class ProviderContract:
     adapter: Adapter = ADAPTER
     path: str = "/v1/chat/completions"
     body: bytes = b'{"model":"gpt-4o-mini","messages":[{"role":"user","content":"row {n} {hard}"}],"max_tokens":20}'
+    refuses_unknown_files: bool = True
     window: str = "24h"
     wait_seconds: float = 60.0
     poll_seconds: float = 0.05
@@ -153,6 +157,54 @@ class ProviderContract:
     def test_a_request_s_bytes_depend_on_nothing_else(self, provider: Client) -> None:
         assert self.requests(provider, "aaaa02") == self.requests(provider, "aaaa02")
 
+    def test_a_line_gives_its_body_back_byte_for_byte(self, provider: Client) -> None:
+        """Keys are made from the body, and retries and repairs from what was sent."""
+        ids, content = self.requests(provider, "aaaa03")
+        hard = json.dumps(HARD_TEXT)[1:-1].encode()
+        for n, line in enumerate(content.splitlines(keepends=True)):
+            body = self.body.replace(b"{n}", str(n).encode()).replace(b"{hard}", hard)
+            assert self.adapter.envelope.body_of(line) == body, ids[n]
+
+    def test_bodies_hold_their_texts_once_and_end_with_their_turns(self) -> None:
+        """What a dialect writes is cut where the texts stand, once for a run."""
+        for endpoint, dialect in self.adapter.dialects.items():
+            texts = (("input", "<one>"),) if endpoint == "embeddings" else (("system", "<one>"), ("user", "<two>"))
+            request = NeutralRequest("m", texts, max_output_tokens=5, max_tokens_param="max_tokens")
+            body = json.dumps(dialect.write(request), separators=(",", ":"))
+            assert [body.count(text) for _, text in texts] == [1] * len(texts), endpoint
+            assert body == json.dumps(dialect.write(request), separators=(",", ":")), "the same request, another body"
+            assert body.endswith("]}") or not dialect.turns, endpoint
+            if dialect.turns:
+                assert "<one>" in "".join(dialect.instructions(json.loads(body)))
+
+    def test_two_models_never_write_the_same_request(self) -> None:
+        """A key is the path and the body: where the body does not name the model, the path has to."""
+        for endpoint, dialect in self.adapter.dialects.items():
+            texts = (("input" if endpoint == "embeddings" else "user", "x"),)
+            bodies = [
+                dialect.write(NeutralRequest(model, texts, max_output_tokens=5, max_tokens_param="max_tokens"))
+                for model in ("one", "two")
+            ]
+            assert bodies[0] != bodies[1] or "{model}" in self.path, endpoint
+
+    def test_a_body_with_turns_added_is_taken(self, provider: Client) -> None:
+        """As a repair is: the answer, and what was wrong with it, before the body's last `]}`."""
+        dialect = next(iter(self.adapter.dialects.values()))
+        if not dialect.turns:
+            pytest.skip("this dialect has no turns")
+        ids, content = self.requests(provider, "aaaa04")
+        lines = []
+        for custom_id, line in zip(ids, content.splitlines(keepends=True), strict=True):
+            turns = [dialect.turn("assistant", HARD_TEXT), dialect.turn("user", f"Again: {HARD_TEXT}")]
+            more = b"".join(b"," + json.dumps(turn).encode() for turn in turns)
+            body = self.adapter.envelope.body_of(line)
+            lines.append(self.adapter.envelope.encode(custom_id, self.path, body[:-2] + more + body[-2:]))
+        content = b"".join(lines)
+        submission = self.submission(content, "aaaa04")
+        file_id = provider.upload(submission, io.BytesIO(content))
+        batch = self.ended(provider, provider.create(submission, file_id, io.BytesIO(content), self.window))
+        assert batch.status == "completed" and batch.output_file_id
+
     @pytest.mark.parametrize("line", GARBAGE, ids=lambda line: repr(line)[:40])
     def test_decoding_never_raises_and_never_takes_garbage_for_an_answer(self, provider: Client, line: bytes) -> None:
         decoded = self.adapter.envelope.decode(line)
@@ -216,6 +268,15 @@ class ProviderContract:
         posts = [passed for passed in gateway.log[before:] if passed.method == "POST"]
         assert len(posts) == 1, f"sent {len(posts)} times: each of them may be paid"
 
+    def test_another_process_sends_what_the_first_one_uploaded(self, gateway: Gateway) -> None:
+        """A kill between the two calls loses nothing: the second process has the file and the journal, no memory."""
+        ids, submission, file_id = self.uploaded(self.connect(gateway.url), "cccc05")
+        second = self.connect(gateway.url)
+        batch = self.ended(second, self.create(second, submission, file_id))
+        sink = io.BytesIO()
+        second.fetch(batch.output_file_id or "", sink)
+        assert all(sink.getvalue().count(custom_id.encode()) == 1 for custom_id in ids)
+
     def test_a_batch_whose_reply_was_lost_is_found_in_the_list(self, provider: Client, gateway: Gateway) -> None:
         if not provider.facts.capabilities.list:
             pytest.skip("the facts say that this provider cannot list")
@@ -231,7 +292,10 @@ class ProviderContract:
         _, content = self.requests(provider, "cccc03")
         submission = self.submission(content, "cccc03")
         with pytest.raises(CallRefused):
-            self.create(provider, submission, NOWHERE)
+            if self.refuses_unknown_files:
+                self.create(provider, submission, NOWHERE)
+            else:
+                provider.create(submission, NOWHERE, io.BytesIO(), self.window)
         if provider.facts.capabilities.list:
             assert self.listed(provider, NOWHERE, submission) == []
 
@@ -261,10 +325,9 @@ class ProviderContract:
         batch = self.ended(provider, self.create(provider, submission, file_id))
         output = batch.output_file_id or batch.error_file_id
         assert output is not None
-        calls: dict[str, Any] = {
-            "poll": lambda: provider.poll(batch.id),
-            "file_bytes": lambda: provider.file_bytes(output),
-        }
+        calls: dict[str, Any] = {"poll": lambda: provider.poll(batch.id)}
+        if provider.file_bytes(output) is not None:  # else it may not even ask
+            calls["file_bytes"] = lambda: provider.file_bytes(output)
         if provider.facts.capabilities.list:
             calls["find"] = lambda: list(provider.find(0.0))
         for name, call in calls.items():
