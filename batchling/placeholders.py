@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Collection, Iterator
 from difflib import get_close_matches
 from typing import Any
@@ -14,6 +15,11 @@ _SPACED = re.compile(
 )
 _WORDS = re.compile(r"(?<![\w\\}^_${])\{([^\W\d][\w-]*(?: [\w-]+){1,5})\}(?!\})")
 _SINGLE = re.compile(rf"(?<!\{{)\{{\s*{_ROOT}\s*\}}(?!\}})")
+_TRIPLED = re.compile(rf"\{{\{{\{{\s+{_ROOT}\s*\}}\}}\}}|\{{\{{\{{{_ROOT}\s+\}}\}}\}}")
+_INDEXED = re.compile(r"""(?<!\{)\{([^\W\d]\w*)((?:\[(?:"\w+"|'\w+')\])+)\}(?!\})""")
+_ESCAPED = re.compile(r"""\{\{\s*["'][\w -]{1,40}["']\s*:""")
+_BRACED = re.compile(r"\{([^{}\n]{1,200})\}")
+_OWN_WORD = re.compile(r"\{\{-?\s*(true|false|none|True|False|None)\s*(?:\|[^{}]*)?-?\}\}")
 _STATEMENT = re.compile(r"\{%-?\s*(?:if|for|set|else|endif|endfor)\b[^{}]*%\}")
 
 
@@ -29,6 +35,9 @@ def lookalikes(text: str, engine: str, columns: Collection[str]) -> Iterator[str
         for match in _SINGLE.finditer(text):
             if match[1] in columns:
                 yield f"{match[0]} is sent as it stands: with prompt.engine=jinja a placeholder is {{{{ {match[1]} }}}}"
+        for match in _OWN_WORD.finditer(text):
+            if match[1] in columns:
+                yield f"{match[0]} is Jinja's own {match[1].lower()}, not the column {match[1]}: rename it with data.sql"
         return
     for match in _DOUBLED.finditer(text):
         column = _column(match[2], columns)
@@ -51,6 +60,23 @@ def lookalikes(text: str, engine: str, columns: Collection[str]) -> Iterator[str
             near = get_close_matches(match[1], list(columns), n=1, cutoff=0.7)
             guess = f"; did you mean `{near[0]}`?" if near else ""
             yield f"{match[0]} is sent as it stands: there is no column of that name{guess}"
+    for match in _TRIPLED.finditer(text):
+        column = _column(match[1] or match[3], columns)
+        if column is not None:
+            yield f"{match[0]} is sent as it stands: a placeholder is {{{column}{match[2] or match[4] or ''}}}"
+    for match in _INDEXED.finditer(text):
+        column = _column(match[1], columns)
+        if column is not None:
+            path = re.sub(r"""\[["'](\w+)["']\]""", r".\1", match[2])
+            yield f"{match[0]} is sent as it stands: a placeholder is {{{column}{path}}}"
+    for match in _BRACED.finditer(text):
+        if match[1] not in columns and (column := _spelt_otherwise(match[1], columns)):
+            yield f"{match[0]} is sent as it stands: the column {column} has the same letters in other code points (Unicode NFC, NFD)"
+    if escaped := _ESCAPED.search(text):
+        yield (
+            f"{' '.join(escaped[0].split())} … is sent with both braces: a brace that is no placeholder's stands for itself, "
+            "and needs no doubling"
+        )
     for match in _STATEMENT.finditer(text):
         yield f"{match[0]} is sent as it stands: prompt.engine=jinja renders it"
         return
@@ -82,3 +108,11 @@ def _column(name: str, columns: Collection[str]) -> str | None:
     if name in columns:
         return name
     return next((column for column in columns if column.casefold() == name.casefold()), None)
+
+
+def _spelt_otherwise(name: str, columns: Collection[str]) -> str | None:
+    """The column of the same letters: a Mac writes é as two code points."""
+    if name.isascii():
+        return None
+    plain = unicodedata.normalize("NFC", name)
+    return next((column for column in columns if unicodedata.normalize("NFC", column) == plain), None)

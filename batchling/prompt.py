@@ -71,6 +71,8 @@ class Slot:
             for step in self.path:
                 if value is None:
                     return ""
+                if type(value) is str:  # `{tags[0]}` of the text '["a"]' would be its bracket
+                    raise TypeError
                 value = value[step]
         except (KeyError, IndexError, TypeError) as error:
             raise RenderError(

@@ -9,16 +9,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from typing import Any
 
 from batchling import limits
 
-_INEXACT = re.compile(r"\d[.eE]|-0|\d{16}")
+_INEXACT = re.compile(r"\d[.eE]|-0|\d{16}|NaN|Infinity")
 """What JSON text contains when a number in it may print differently from what was written."""
 
 
+_COLON = re.compile(r'"\s*:')
 _MARK = "\ufdd0"  # a noncharacter
-_MARKED = re.compile(rf'"(?:{_MARK}|\\\\ufdd0)(-?\d[-+.\deE]*)"')
+_MARKED = re.compile(rf'"(?:{_MARK}|\\\\ufdd0)(-?\d[-+.\deE]*|NaN|-?Infinity)"')
 
 
 class WrittenFloat(float):
@@ -55,6 +57,10 @@ class WrittenInt(int):
         return WrittenInt, (self.text,)
 
 
+class TwiceError(ValueError):
+    """An object has a key twice; the message is the key."""
+
+
 class Fields(dict[str, Any]):
     """An object with a row's own keys. A key that it lacks and other rows have is None."""
 
@@ -78,11 +84,16 @@ def loads(text: str, shape: Shape = None) -> Any:
 
     Raises:
         BeyondLimit: the text is nested too deeply.
+        TwiceError: an object has a key twice, so that one of its values would be lost.
     """
     if _INEXACT.search(text):
-        value = limits.loads_tolerantly(text, parse_float=_float, parse_int=_int)
+        value = limits.loads_tolerantly(text, parse_float=_float, parse_int=_int, parse_constant=WrittenFloat)
     else:
         value = limits.loads(text)
+    if isinstance(value, dict | list) and _keys(value) != len(
+        _COLON.findall(text)
+    ):  # else each key of the text is there
+        limits.loads_tolerantly(text, object_pairs_hook=_once)
     return _shaped(value, shape)
 
 
@@ -106,7 +117,7 @@ def _remembers(value: Any) -> bool:
         return any(map(_remembers, value.values()))
     if isinstance(value, list | tuple):
         return any(map(_remembers, value))
-    return isinstance(value, WrittenFloat | WrittenInt)
+    return isinstance(value, WrittenFloat | WrittenInt | Decimal)
 
 
 def _marked(value: Any) -> Any:
@@ -115,6 +126,8 @@ def _marked(value: Any) -> Any:
         return {key: _marked(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_marked(item) for item in value]
+    if isinstance(value, Decimal) and value.is_finite():
+        return _MARK + format(value, "f")
     return _MARK + value.text if isinstance(value, WrittenFloat | WrittenInt) else value
 
 
@@ -125,6 +138,21 @@ def _float(text: str) -> float:
 
 def _int(text: str) -> int:
     return WrittenInt(text) if text == "-0" else int(text)
+
+
+def _keys(value: Any) -> int:
+    """How many keys there are in a value."""
+    if isinstance(value, dict):
+        return len(value) + sum(_keys(item) for item in value.values() if isinstance(item, dict | list))
+    return sum(_keys(item) for item in value if isinstance(item, dict | list))
+
+
+def _once(pairs: list[tuple[str, Any]]) -> None:
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            raise TwiceError(key)
+        seen.add(key)
 
 
 def _shaped(value: Any, shape: Shape) -> Any:

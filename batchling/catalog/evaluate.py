@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +138,21 @@ def _tried(name: str, expression: str, output_type: str | None, data_type: str, 
     return kind
 
 
+@lru_cache(maxsize=64)
+def usable(output_type: str | None) -> str | None:
+    """The type of a run's outputs, or JSON where this DuckDB refuses it: a struct with a field twice, DECIMAL(99,2)."""
+    if output_type in (None, "JSON"):
+        return output_type
+    import duckdb
+
+    try:
+        with duck.borrowed() as con:
+            con.execute(f"SELECT NULL::{output_type}")
+    except (duckdb.ProgrammingError, duckdb.DataError, duckdb.NotSupportedError):
+        return "JSON"
+    return output_type
+
+
 def _empty(output_type: str | None, data_type: str) -> duckdb.DuckDBPyConnection:
     con = duck.connect()
     columns = ", ".join(f"{name} {kind}" for name, kind in metrics.COLUMNS.items())
@@ -212,7 +228,8 @@ def evaluate(
     groups: dict[tuple[str, str | None, Path, int], list[tuple[str, RunFiles]]] = {}
     for run in files.runs:
         for name, expression in run.metrics.items():
-            groups.setdefault((expression, run.output_type, run.data, run.repeats), []).append((name, run))
+            kind = usable(run.output_type)
+            groups.setdefault((expression, kind, run.data, run.repeats), []).append((name, run))
     if not groups:
         return []
     types = _data_types({run.data for run in files.runs}) if data_type == "JSON" else {}
@@ -318,7 +335,7 @@ def row_values(files: PlanFiles, run_ids: Sequence[str]) -> list[MetricRows]:
         groups: dict[tuple[str, str, str | None, Path], list[RunFiles]] = {}
         for run in chosen:
             for name, expression in run.metrics.items():
-                groups.setdefault((name, expression, run.output_type, run.data), []).append(run)
+                groups.setdefault((name, expression, usable(run.output_type), run.data), []).append(run)
         for (name, expression, output_type, data), members in groups.items():
             row_type = kind_of_data if same else types.get(data, "JSON")
             empty = _empty(output_type, row_type)

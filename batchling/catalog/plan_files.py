@@ -47,7 +47,8 @@ class RunFiles:
     """One run of the document, with its paths.
 
     Attributes:
-        output_type: DuckDB type of a valid output; None for plain text.
+        output_type: DuckDB type of a valid output; None for plain text. JSON where plan.json has one that is not known here.
+        type_known: plan.json has a type that is known here, or none.
         metrics: name → DuckDB expression.
     """
 
@@ -68,6 +69,7 @@ class RunFiles:
     output_type: str | None
     metrics: Mapping[str, str]
     schema_index: int = 0  # position of its schema among the plan's
+    type_known: bool = True
 
     @property
     def metric_seconds(self) -> float:
@@ -174,20 +176,20 @@ def load(plan_dir: Path) -> PlanFiles:
 
 
 def _check_places(run: Mapping[str, Any], path: Path) -> None:
-    """Whether what goes into SQL and into file names is a type, and names inside the plan: the file may be anybody's.
+    """Whether what goes into file names are names inside the plan: the file may be anybody's.
 
     Raises:
         CatalogError: it is not.
     """
-    kind = run.get("output_type")
-    if kind is not None and not (isinstance(kind, str) and duck.is_type(kind)):
-        raise CatalogError("plan.json has an output_type that is no type of ours", where=str(path))
     data = str(run["data"]).removeprefix("data/")
     if not all(_INSIDE.fullmatch(name) for name in (data, str(run["run_id"]))):
         raise CatalogError("plan.json names a file outside the plan", where=str(path))
 
 
 def _run(plan_dir: Path, run: Mapping[str, Any]) -> RunFiles:
+    kind = run.get("output_type")
+    # It goes into SQL, so nothing but a type may; of a later version's types, outputs are still JSON.
+    known = kind is None or (isinstance(kind, str) and duck.is_type(kind))
     return RunFiles(
         run_id=str(run["run_id"]),
         lane=int(run.get("lane", 0)),
@@ -203,7 +205,8 @@ def _run(plan_dir: Path, run: Mapping[str, Any]) -> RunFiles:
         manifest=plan_dir / "manifest" / f"{run['run_id']}.csv",
         rows=int(run["rows"]),
         repeats=int(run.get("repeats") or 1),
-        output_type=run.get("output_type"),
+        output_type=kind if known else "JSON",
+        type_known=known,
         schema_index=int(run.get("schema_index") or 0),
         metrics=run.get("metrics") or {},
     )

@@ -108,6 +108,11 @@ class Staging:
         kinds = {run.output_type for run in self.files.runs}
         only = kinds.pop() if len(kinds) == 1 else "JSON"
         self.output_type = only
+        if strange := [run.run_id for run in self.files.runs if not run.type_known]:
+            self.warnings.append(
+                "records.parquet has its outputs as JSON, because they cannot be typed: "
+                f"plan.json has an output_type that this version does not know (run {strange[0]})"
+            )
         if only is None:
             return self._copy_records("NULL::VARCHAR", path)
         import duckdb

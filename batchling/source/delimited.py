@@ -105,6 +105,13 @@ def _header(
         hint = None if first is None else f"set data.options: {{skip: {skip + first}}}"
         message = "the file is empty, or begins with an empty line: there is no header and no row"
         raise DataError(message, where=path, next_command=hint)
+    if "\0" in text[0]:
+        hint = "utf-16-be" if text[0].startswith("\0") else "utf-16-le"
+        raise DataError(
+            "the header holds NUL bytes, as text in UTF-16 does when it is read in another encoding",
+            where=f"{path}, line 1",
+            next_command=f"set data.options: {{encoding: {hint}}}, or save the file as UTF-8",
+        )
     quote = str(options.get("quote", '"'))
 
     def split(by: str) -> list[str]:

@@ -88,8 +88,9 @@ def relation(
     objects = {name: options[name] for name in _OBJECTS if name in options}
     once = "len(json_keys(json)) = len(list_distinct(json_keys(json)))"
     twice = "error('a key stands twice in one row: ' || left(json, 300))"
+    null = "error('a row is null: it has no keys and no values')"
     source = (
-        f"SELECT CASE WHEN {once} THEN json ELSE {twice} END AS raw "
+        f"SELECT CASE WHEN json = 'null' THEN {null} WHEN {once} THEN json ELSE {twice} END AS raw "
         f"FROM read_json_objects({literal(list(files))}{_named(objects)})"
     )
     keys = _keys(con, source, list(types))
@@ -157,7 +158,9 @@ def _exact(source: str, kinds: Mapping[str, str], keys: Mapping[str, str], kept:
         if name in kept:
             text = f"texts[{kept.index(name) + 1}]"
             differs = f"{text} <> 'null'"
-            if _gives_back(kind):
+            if kind == "DOUBLE":  # NaN reads back as Python's nan
+                differs += f" AND ({text} IN ('NaN', 'Infinity', '-Infinity') OR to_json({typed})::VARCHAR IS DISTINCT FROM {text})"
+            elif _gives_back(kind):
                 differs += f" AND to_json({typed})::VARCHAR IS DISTINCT FROM {text}"
             texts.append(f"{identifier(name)} := CASE WHEN {differs} THEN {_plain(text)} END")
     written = f", struct_pack({', '.join(texts)}) AS {WRITTEN}" if texts else ""

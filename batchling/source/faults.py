@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import gzip
 import itertools
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -113,7 +114,34 @@ def _csv_fault(text: str, file: str) -> DataError:
     return DataError(f"the file is not valid CSV: {shorten(head)}", where=where)
 
 
+def _array_fault(path: str) -> DataError | None:
+    """What is wrong with a `.json` file that begins as an array; None: it is something else, or too large to look at."""
+    file = Path(path)
+    if file.suffix != ".json" or not file.is_file() or file.stat().st_size > _LONGEST:
+        return None
+    raw = file.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    if not raw.lstrip().startswith(b"["):
+        return None
+    try:
+        items = limits.loads_tolerantly(raw.decode("utf-8"))
+    except json.JSONDecodeError as error:
+        line = raw.decode("utf-8").split("\n")[error.lineno - 1 :][:1]
+        return DataError(
+            f"the array is not JSON ({error.msg}): {shorten(''.join(line))!r}", where=f"{path}, line {error.lineno}"
+        )
+    except (ValueError, RecursionError):
+        return None
+    if not items:
+        return DataError("the source has no rows: there is nothing to ask", where=path)
+    for number, item in enumerate(items, 1):
+        if not isinstance(item, dict):
+            return DataError(f"item {number} of the array is not an object: {shorten(json.dumps(item))}", where=path)
+    return None
+
+
 def _json_fault(text: str, file: str) -> DataError:
+    if (fault := _array_fault(file)) is not None:
+        return fault
     line, why, row = _first_bad_line(Path(file))
     if line:
         where = f"{file}, line {line}"
@@ -132,6 +160,8 @@ def _json_fault(text: str, file: str) -> DataError:
 def _not_records(paths: Sequence[str]) -> DataError:
     """DuckDB's JSON reader found something that is not an object, and does not say where."""
     for path in paths:
+        if (fault := _array_fault(path)) is not None:
+            return fault
         line, why, row = _first_bad_line(Path(path))
         if line:
             return DataError(f"not a JSON object on one line ({why}): {row!r}", where=f"{path}, line {line}")

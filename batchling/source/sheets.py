@@ -7,14 +7,15 @@ read; it has a million rows at most.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from batchling.errors import DataError
+from batchling.prompt import value_text
 from batchling.source.faults import nearest
+from batchling.written import WrittenFloat, dumps
 
 _EXACT = 2**53  # a double holds every integer up to here
 
@@ -33,11 +34,12 @@ def lines(path: str, options: Mapping[str, Any], to: Path) -> None:
     for name in options:
         if name not in ("sheet", "skip"):
             raise DataError(f"data.options: a spreadsheet has the options sheet and skip, not {name!r}", where=path)
-    name, cells = _sheet(path, options.get("sheet"))
+    name, cells, others = _sheet(path, options.get("sheet"))
     rows = [row for row in cells[int(options.get("skip", 0)) :] if any(_value(cell) is not None for cell in row)]
     where = f"{path}, sheet {name}"
     if not rows:
-        raise DataError("the sheet is empty: there is no header and no row", where=where)
+        hint = f"set data.options: {{sheet: {others[0]}}}" if others else None
+        raise DataError("the sheet is empty: there is no header and no row", where=where, next_command=hint)
     width = max(i for row in rows for i, cell in enumerate(row, 1) if _value(cell) is not None)
     header = [_value(cell) for cell in rows[0][:width]]
     names = [f"column{i}" if title is None else str(title).strip() for i, title in enumerate(header)]
@@ -59,15 +61,17 @@ def lines(path: str, options: Mapping[str, Any], to: Path) -> None:
 def _lines(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> Iterator[str]:
     for row in rows:
         cells = {title: _value(cell) for title, cell in zip(names, row, strict=False)}
-        yield json.dumps(cells, ensure_ascii=False) + "\n"
+        yield dumps(cells, str, separators=(",", ":")) + "\n"
 
 
-def _sheet(path: str, wanted: Any) -> tuple[str, list[list[Any]]]:
-    from python_calamine import CalamineError, CalamineWorkbook
+def _sheet(path: str, wanted: Any) -> tuple[str, list[list[Any]], list[str]]:
+    """The name of the sheet that is meant, its cells, and the names of the others that can be seen."""
+    from python_calamine import CalamineError, CalamineWorkbook, SheetVisibleEnum
 
     try:
         with CalamineWorkbook.from_path(path) as book:
-            name = book.sheet_names[0] if wanted is None else str(wanted)
+            seen = [sheet.name for sheet in book.sheets_metadata if sheet.visible == SheetVisibleEnum.Visible]
+            name = (seen or book.sheet_names)[0] if wanted is None else str(wanted)
             if name not in book.sheet_names:
                 shown = ", ".join(book.sheet_names)
                 raise DataError(
@@ -75,7 +79,8 @@ def _sheet(path: str, wanted: Any) -> tuple[str, list[list[Any]]]:
                     f"The sheets are: {shown}",
                     where=path,
                 )
-            return name, book.get_sheet_by_name(name).to_python(skip_empty_area=False)
+            cells = book.get_sheet_by_name(name).to_python(skip_empty_area=False)
+            return name, cells, [other for other in seen if other != name]
     except CalamineError as error:
         raise DataError(f"the spreadsheet cannot be read: {error}", where=path) from None
 
@@ -88,7 +93,7 @@ def _value(cell: Any) -> str | int | float | bool | None:
         case bool() | str() | int():
             return cell
         case float():
-            return int(cell) if cell.is_integer() and abs(cell) <= _EXACT else cell
+            return int(cell) if cell.is_integer() and abs(cell) <= _EXACT else WrittenFloat(value_text(cell))
         case datetime():
             return cell.isoformat(" ")
         case timedelta():

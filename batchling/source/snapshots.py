@@ -25,7 +25,7 @@ from batchling.source.documents import WRITTEN
 from batchling.source.relation import Relation, copied, needs_network, relation
 from batchling.source.types import exact, shape, storable
 from batchling.spec import DataConfig
-from batchling.written import Shape, loads
+from batchling.written import Shape, TwiceError, loads
 
 if TYPE_CHECKING:
     import duckdb
@@ -274,6 +274,13 @@ def _exact(
                 values[i] = loads(row[at], known)
     except limits.BeyondLimit as error:
         raise DataError(f"a value of this row is {error}", where=f"row {values[1]!r}"[:200]) from None
+    except TwiceError as error:
+        raise DataError(
+            f"the key {str(error)[:100]!r} stands twice in one object: only one of its values could be sent",
+            where=f"row {values[1]!r}"[:200],
+        ) from None
+    except ValueError as error:
+        raise DataError(f"a value of this row is not JSON: {error}", where=f"row {values[1]!r}"[:200]) from None
     return tuple(values)
 
 

@@ -265,12 +265,30 @@ def test_a_value_that_does_not_fit_its_type_is_null_there_and_whole_in_the_catal
     assert refreshed.warnings == ()
 
 
-def test_a_type_that_duckdb_refuses_leaves_json_and_a_warning(runs: Path) -> None:
-    plan = Plan(runs / PLAN, [Run([{"t": 1}], output_type="STRUCT(a VARCHAR, a VARCHAR)")]).write()
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "STRUCT(a NOSUCHTYPE)",
+        "STRUCT(a DECIMAL(99,2))",
+        "STRUCT(a BIGINT, A BIGINT)",
+        "STRUCT(a VARCHAR, a VARCHAR)",
+        "VARCHAR) AS output, (SELECT content FROM read_text('secret')",
+        "VARCHAR); DROP TABLE record; --",
+    ],
+)
+def test_a_type_that_duckdb_does_not_know_leaves_json_and_a_warning(runs: Path, kind: str) -> None:
+    (runs.parent / "secret").write_text("s3cret")
+    metrics = {"n": "count(*)", "same": "output IS NOT NULL"}
+    plan = Plan(runs / PLAN, [Run([{"t": 1}], output_type=kind, metrics=metrics)]).write()
     plan.decoded("0001.1", answer(0))
     refreshed = refresh(plan)
     assert parquet_types(plan)["output"] == "JSON"
+    assert parquet(plan, "output") == [('{"label":"a"}',)]
     assert "cannot be typed" in refreshed.warnings[0]
+    assert [(name, value) for name, value in ask(plan, "SELECT name, value FROM metrics ORDER BY name")] == [
+        ("n", 1.0),
+        ("same", 1.0),
+    ]
 
 
 def test_plain_text_has_no_output_and_embeddings_are_vectors(runs: Path) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchling.errors import PromptError
+from batchling.placeholders import lookalikes
 from batchling.prompt import RenderError, compile_prompt, mistakable
 
 COLUMNS = ["name", "text", "address", "tags", "größe", "a.b"]
@@ -105,3 +106,41 @@ def test_braces_around_anything_else_are_text(template: str) -> None:
 def test_json_in_a_prompt_needs_no_escaping() -> None:
     example = json.dumps({"label": "refund", "nested": {"x": [1, {"y": 2}]}}, indent=2)
     assert render(f"Answer like {example}: {{text}}", text="hi") == f"Answer like {example}: hi"
+
+
+@pytest.mark.parametrize(
+    ("template", "engine", "note"),
+    [
+        ("{{{ x }}}", "format", "a placeholder is {x}"),
+        ("{{{ x.y }}}", "format", "a placeholder is {x.y}"),
+        ('{x["y"]}', "format", "a placeholder is {x.y}"),
+        ("{x['y']}", "format", "a placeholder is {x.y}"),
+        ("{e\u0301}", "format", "the column \u00e9 has the same letters"),
+        ('Answer as {{"label": "…"}}', "format", "is sent with both braces"),
+        ("{{ none }}", "jinja", "Jinja's own none, not the column none"),
+        ("{{ none | upper }}", "jinja", "Jinja's own none, not the column none"),
+    ],
+)
+def test_what_was_meant_otherwise_is_told(template: str, engine: str, note: str) -> None:
+    (told,) = lookalikes(template, engine, ["x", "\u00e9", "none"])
+    assert note in told
+
+
+@pytest.mark.parametrize(
+    ("template", "engine"),
+    [
+        ("{x} {\u00e9}", "format"),
+        ('{"a": {"b": {}}} {x["1"} {other["y"]}', "format"),
+        ("{% if x == none %}{{ x }}{% endif %}", "jinja"),
+        ("{{ true }}", "jinja"),
+    ],
+)
+def test_what_means_what_it_says_is_not_told(template: str, engine: str) -> None:
+    assert list(lookalikes(template, engine, ["x", "\u00e9", "none"])) == []
+
+
+def test_a_position_in_a_text_is_an_error_and_not_its_letter() -> None:
+    prompt = compile_prompt([("user", "{tags[0]}")], "format", ["tags"])
+    assert prompt.texts({"tags": ["a"]}) == ["a"]
+    with pytest.raises(RenderError, match=r"`tags\[0\]`"):
+        prompt.texts({"tags": '["a"]'})

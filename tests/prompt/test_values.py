@@ -40,7 +40,7 @@ UTC = dt.UTC
         (uuid.UUID(int=1), "00000000-0000-0000-0000-000000000001"),
         ({"a": [1, None, True], "b": "é"}, '{"a": [1, null, true], "b": "é"}'),
         ([], "[]"),
-        ([dt.date(2026, 1, 2), Decimal("1.5")], '["2026-01-02", "1.5"]'),
+        ([dt.date(2026, 1, 2), Decimal("1.5")], '["2026-01-02", 1.5]'),
     ],
 )
 def test_each_kind_of_value_has_one_plain_text(value: Any, text: str) -> None:

@@ -445,3 +445,122 @@ def test_the_quick_starts_placeholders_are_shown_as_they_are_given(tmp_path: Pat
 def test_an_integer_that_no_config_can_hold_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="row 1, a: an integer of more than 64 bits; quote it"):
         DataConfig(rows=[{"a": 1}, {"a": [10**30]}])
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ('{"a": NaN}\n{"a": -Infinity}\n', ["NaN", "-Infinity"]),
+        ('{"a": NaN}\n{"a": 1.50}\n{"a": "x"}\n', ["NaN", "1.50", "x"]),
+        ('{"a": {"x": NaN}}\n{"a": [Infinity, 1.10]}\n', ['{"x": NaN}', "[Infinity, 1.10]"]),
+        (
+            '{"a": {"x": "say \\"k\\": 1", "y": 1}}\n{"a": {"z": "NaN"}}\n',
+            ['{"x": "say \\"k\\": 1", "y": 1}', '{"z": "NaN"}'],
+        ),
+    ],
+)
+def test_numbers_that_are_none_keep_their_names_whatever_stands_beside_them(
+    tmp_path: Path, lines: str, expected: list[str]
+) -> None:
+    together = one(tmp_path, "r.jsonl", lines)
+    assert [text for _, text in together] == expected
+    for line, text in zip(lines.splitlines(), expected, strict=True):
+        assert one(tmp_path, "r.jsonl", line + "\n") == [("0", text)]
+
+
+@pytest.mark.parametrize(
+    "value", ['{"x": 1, "x": 2}', '[{"y": {"x": 1, "k": [], "x": 2}}]', '{"x" : "\\"a\\": 1", "x":2}']
+)
+def test_a_key_that_stands_twice_inside_a_value_is_an_error_and_not_half_a_value(tmp_path: Path, value: str) -> None:
+    with pytest.raises(DataError, match=r"'x' stands twice.*row '1'"):
+        one(tmp_path, "r.jsonl", '{"a": {"x": 3}}\n{"a": ' + value + "}\n")
+    with pytest.raises(DataError, match=r"'x' stands twice"):
+        one(tmp_path, "r.jsonl", '{"a": ' + value + "}\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("r.jsonl", '{"a": 1}\nnull\n', "a row is null"),
+        ("r.json", '[{"a": 1}, null]', "a row is null"),
+        ("r.json", '[{"a": 1}, 2]', "item 2 of the array is not an object: 2"),
+        ("r.json", "[]", "no rows"),
+        ("r.json", '[\n {"a": 1},\n {"a": 2},\n]', "line 4"),
+        ("r.json", '[\n {"a": 1},\n {"a": 2}\n', "the array is not JSON"),
+    ],
+)
+def test_what_is_wrong_with_a_row_or_an_array_is_said(tmp_path: Path, name: str, content: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        one(tmp_path, name, content)
+
+
+def test_a_decimal_inside_a_value_is_a_number_with_its_digits(tmp_path: Path) -> None:
+    duckdb.connect().execute(
+        "COPY (SELECT 1.10::DECIMAL(4,2) AS a, [1.00::DECIMAL(4,2)] AS l, {'x': -0.50::DECIMAL(4,2)} AS s, "
+        f"MAP {{'k': [2.50::DECIMAL(4,2)]}} AS m) TO '{tmp_path}/r.parquet'"
+    )
+    assert shown(tmp_path, "{a} {l} {s} {m}", path="r.parquet") == [
+        ("0", '1.10 [1.00] {"x": -0.50} {"k": [2.50]}'),
+    ]
+
+
+def test_the_first_sheet_that_can_be_seen_is_read_and_large_numbers_are_plain(tmp_path: Path) -> None:
+    name = workbook(
+        tmp_path / "r.xlsx",
+        [
+            ("Old", "hidden", "<row><c><v>1</v></c></row>"),
+            (
+                "New",
+                "visible",
+                f"<row>{text('a')}{text('b')}</row>"
+                '<row><c><v>123456789012345680</v></c><c t="b"><v>1</v></c></row>'
+                '<row><c><v>1E-05</v></c><c t="e"><v>#N/A</v></c></row>'
+                f"<row/><row>{text('1.10')}{text(' x ')}</row>",
+            ),
+            ("Empty", "visible", ""),
+        ],
+    )
+    assert shown(tmp_path, "{a}|{b}", path=name) == [
+        ("0", "123456789012345680|true"),
+        ("1", "0.00001|"),
+        ("2", "1.10| x "),
+    ]
+    with pytest.raises(DataError, match=r"sheet Empty.*\n.*sheet: New"):
+        shown(tmp_path, path=name, options={"sheet": "Empty"})
+
+
+def text(content: str) -> str:
+    """A cell of text."""
+    return f'<c t="inlineStr"><is><t xml:space="preserve">{content}</t></is></c>'
+
+
+def workbook(path: Path, sheets: Sequence[tuple[str, str, str]]) -> str:
+    """An Excel workbook of sheets with a name, a visibility and the XML of their rows."""
+    office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    package = "http://schemas.openxmlformats.org/package/2006/relationships"
+    main = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
+
+    def related(kind: str, number: int, target: str) -> str:
+        return f'<Relationship Id="rId{number}" Type="{office}/{kind}" Target="{target}"/>'
+
+    named = "".join(
+        f'<sheet name="{name}" sheetId="{n}" state="{state}" r:id="rId{n}"/>'
+        for n, (name, state, _) in enumerate(sheets, 1)
+    )
+    targets = "".join(related("worksheet", n, f"worksheets/sheet{n}.xml") for n in range(1, len(sheets) + 1))
+    with zipfile.ZipFile(path, "w") as file:
+        officed = related("officeDocument", 1, "xl/workbook.xml")
+        file.writestr("_rels/.rels", f'<Relationships xmlns="{package}">{officed}</Relationships>')
+        file.writestr("xl/workbook.xml", f'<workbook {main} xmlns:r="{office}"><sheets>{named}</sheets></workbook>')
+        file.writestr("xl/_rels/workbook.xml.rels", f'<Relationships xmlns="{package}">{targets}</Relationships>')
+        for n, (_, _, rows) in enumerate(sheets, 1):
+            file.writestr(f"xl/worksheets/sheet{n}.xml", f"<worksheet {main}><sheetData>{rows}</sheetData></worksheet>")
+    return path.name
+
+
+@pytest.mark.parametrize(("encoding", "advice"), [("utf-16-le", "utf-16-le"), ("utf-16-be", "utf-16-be")])
+def test_utf_16_without_a_mark_is_told_and_the_advice_works(tmp_path: Path, encoding: str, advice: str) -> None:
+    (tmp_path / "r.csv").write_bytes("a,b\nü,1\n".encode(encoding))
+    with pytest.raises(DataError, match=rf"NUL bytes.*\n.*encoding: {advice}"):
+        shown(tmp_path, path="r.csv")
+    assert shown(tmp_path, path="r.csv", options={"encoding": advice}) == [("0", "ü")]
