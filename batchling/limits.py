@@ -30,6 +30,18 @@ RESULT_SECONDS = 6 * 3600.0
 LINE_BYTES = 64 << 20
 """Of one line of a result. No provider takes or gives a row of this size (Together: 10 MB, xAI: 25 MB)."""
 
+RESULT_ROW_BYTES = 256_000
+"""Of what stands around an answer: ids, usage, an error, a vector."""
+
+RESULT_TOKEN_BYTES = 2_000
+"""Of one token of an answer, with the 20 likeliest ones told beside it."""
+
+RESULT_TOKENS = 200_000
+"""Of an answer whose request sets no limit."""
+
+RESULT_FACTOR = 10
+"""How much more than that is still decoded."""
+
 ENCODINGS = frozenset({"", "identity", "gzip", "deflate"})
 """Content encodings of a reply, one at a time: a byte becomes a thousand at most. Of two in a row it becomes a million."""
 
@@ -110,6 +122,18 @@ def check_depth(value: Any, *, depth: int = JSON_DEPTH) -> Any:
         if not level:
             return value
     raise BeyondLimit(_TOO_DEEP)
+
+
+def result_bytes(rows: int, sent: int, tokens: int | None) -> int:
+    """Bytes of one file of results that are decoded: far more than the shard can be answered with, whatever size was announced.
+
+    Args:
+        rows: requests of the shard.
+        sent: bytes of its request file, which answers may repeat.
+        tokens: most output tokens of one answer; None: no limit was set.
+    """
+    answer = RESULT_ROW_BYTES + RESULT_TOKEN_BYTES * (RESULT_TOKENS if tokens is None else tokens)
+    return RESULT_FACTOR * (rows * answer + sent)
 
 
 _TOO_DEEP = f"nested more than {JSON_DEPTH} levels deep"

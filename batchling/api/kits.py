@@ -189,6 +189,7 @@ def kits(made: Recorded, stack: ExitStack, gate: Gate) -> tuple[LaneKit, ...]:
                 repair=repairer.repair if repairer is not None else None,
                 repairs=made.repairs(lane.number),
                 repair_key=request.repair_key,
+                max_output_tokens=lane.max_output_tokens,
                 scrubber=Scrubber(v for v in values[lane.number].values() if not is_placeholder(v)),
             )
         )
@@ -213,6 +214,7 @@ def offline_kits(made: Recorded) -> tuple[LaneKit, ...]:
                 repair=repairer.repair if repairer is not None else None,
                 repairs=made.repairs(lane.number),
                 repair_key=request.repair_key,
+                max_output_tokens=lane.max_output_tokens,
             )
         )
     return tuple(built)

@@ -285,13 +285,13 @@ class Staging:
         self.con.execute("DROP TABLE manifest")
 
     def _choose(self) -> None:
-        """The answer that counts: answered before not answered, then the later shard and attempt."""
+        """The answer that counts: answered (by a line of its own) before not answered, then the later shard and attempt."""
         answered = ", ".join(literal(str(outcome)) for outcome in sorted(ANSWERED))
         self.con.execute(
             f"""
             CREATE TEMP TABLE chosen AS
             SELECT coalesce(root.root, response.key) AS key,
-              arg_max(d, (coalesce(outcome IN ({answered}), false)::BIGINT << 61) + (shard::BIGINT << 40)
+              arg_max(d, (coalesce(outcome IN ({answered}) AND file IS NOT NULL, false)::BIGINT << 61) + (shard::BIGINT << 40)
                          + (least(coalesce(attempt, 0), 255)::BIGINT << 32) + d) AS d,
               max(row_attempt) AS attempts,
               sum(cost)::{MONEY} AS cost,

@@ -76,6 +76,7 @@ class Summary:
         lines: lines read in all files.
         strays: the first 1,000 lines that were put on no request; `foreign`, `duplicates` and `garbage` count them all.
         missing: requests without a line.
+        hidden: of these, the ones whose line may be there and was not understood.
         usage: sums over the rows that say how many tokens they took.
         cost_usd: sum over the rows whose cost is known.
         unpriced: rows that were, or may have been, answered and whose cost is not known.
@@ -90,6 +91,7 @@ class Summary:
     duplicates: int = 0
     garbage: int = 0
     missing: int = 0
+    hidden: int = 0
     strays: list[Stray] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
     cost_usd: Decimal = Decimal(0)
@@ -226,13 +228,19 @@ class Join:
                 phase[place] = _HELD
                 self._held[place] = decoded, alike
 
+    @property
+    def answered(self) -> int:
+        """Requests that a line so far answers, or would have if it could be read."""
+        return self._phase.count(_GIVEN) + sum(alike.billed for _, alike in self._held.values())
+
     def finish(
         self, *, absent: Outcome = Outcome.MISSING, error_code: str | None = None, error_message: str | None = None
     ) -> Iterator[bytes]:
         """Decoded lines of the requests that no file answers, errors first. `summary` is complete when it ends.
 
         Args:
-            absent: what a request without a line is: `expired` or `cancelled` when the batch ended so.
+            absent: what a request without a line is: `expired` or `cancelled` when the batch ended so, `error` when
+                its line may be there and was not understood.
             error_code, error_message: why, for the requests without a line.
         """
         for decoded, alike in self._held.values():
@@ -246,6 +254,7 @@ class Join:
         for place, seen in enumerate(self._phase):
             if seen == _OPEN:
                 summary.missing += 1
+                summary.hidden += absent is Outcome.ERROR
                 response = Response("", absent, error_code=error_code, error_message=message)
                 decoded, alike = self._decoded(place, response, None, None, None)
                 alike.count += 1

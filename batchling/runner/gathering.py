@@ -12,7 +12,7 @@ from batchling.collect import Join, Row, Summary, lines, why_failed
 from batchling.disk import Disk, write_file
 from batchling.errors import DiskError
 from batchling.ledger import Action, Attempt, Phase, Shard
-from batchling.models import Batch, BatchError, Outcome, RowState
+from batchling.models import NOT_UNDERSTOOD, Batch, BatchError, Outcome, RowState
 from batchling.runner.blotting import Blots
 from batchling.runner.folder import PlanFolder
 from batchling.runner.judging import Kept, charge_at, judge_again, judge_by_schema
@@ -34,6 +34,7 @@ def ingest(session: Session, action: Action) -> None:
         unsure = True  # answers were announced, or may be there, and no file to have them from
     elif attempt.completed is not None and attempt.completed > summary.rows - summary.missing:
         unsure = True  # more answers were announced than rows have lines: one of those without was answered
+    unsure = unsure or summary.hidden > 0
     tally = _tally(session, kit, shard, attempt, summary, unsure=unsure)
     fatal = fatal or summary.account
     # It failed because of single lines, before anything was asked: the others lose no attempt by it.
@@ -150,15 +151,24 @@ def decode_attempt(
         if refused:
             write_file(disk, folder.raw(shard.number, attempt.number, "refused"), refused)
 
+    bound = limits.result_bytes(shard.rows, shard.bytes, kit.max_output_tokens)
+    larger = any(file["file"] is not None and file["bytes"] > bound for file in attempt.files)
+
     def decoded() -> Iterator[bytes]:
         for file in attempt.files:
             if file["file"] is not None:
-                yield from join.read(file["file"], chunks(disk, folder.responses / file["file"]))
+                yield from join.read(file["file"], _first(bound, chunks(disk, folder.responses / file["file"])))
         if refused:
             yield from join.read(
                 folder.raw(shard.number, attempt.number, "refused").name, [refused], decode=read_refused
             )
-        yield from join.finish(absent=absent, error_code=code, error_message=message)
+        # A batch that was closed before this was known stays as its journal says.
+        known = attempt.phase is not Phase.CLOSED or attempt.unsure
+        hidden = _hidden(join, attempt, bound if larger else None) if known else None
+        if hidden is None:
+            yield from join.finish(absent=absent, error_code=code, error_message=message)
+        else:
+            yield from join.finish(absent=Outcome.ERROR, error_code=NOT_UNDERSTOOD, error_message=hidden)
         blots.save()
 
     write_lines(disk, target, decoded())
@@ -172,6 +182,31 @@ def decode_attempt(
     elif disk.exists(set_aside):
         disk.remove(set_aside)
     return join.summary, fatal
+
+
+def _first(bound: int, pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The first `bound` bytes."""
+    for piece in pieces:
+        yield piece[:bound]
+        bound -= len(piece)
+        if bound <= 0:
+            return
+
+
+def _hidden(join: Join, attempt: Attempt, larger: int | None) -> str | None:
+    """Why the line of a row that seems to have none may be there all the same; None: there is nothing that could be it.
+
+    Such a row may have been paid for, so it is not asked again by itself.
+
+    Args:
+        larger: bytes that were decoded of files that are larger.
+    """
+    if larger is not None:
+        return f"the results are larger than {larger:,} bytes"
+    unread = join.summary.garbage
+    if unread and (attempt.completed is None or attempt.completed > join.answered):
+        return f"no line names this request, and {unread:,} line{'s' * (unread > 1)} of the results cannot be read"
+    return None
 
 
 def write_lines(disk: Disk, target: Path, produced: Iterable[bytes]) -> None:

@@ -408,12 +408,16 @@ def _add_decoded(disk: Disk, folder: PlanFolder, found: _Found) -> None:
         if name.endswith(".decoded.jsonl"):
             for _, line in lines(chunks(disk, folder.responses / name)):
                 document = limits.own(line)
-                if document["outcome"] in wanted and not catalog.no_answer(
-                    document["outcome"],
-                    document["status_code"],
-                    document["error_code"],
-                    document["error_message"],
-                    document["file"],
+                if (
+                    document["outcome"] in wanted
+                    and document["file"] is not None
+                    and not catalog.no_answer(
+                        document["outcome"],
+                        document["status_code"],
+                        document["error_code"],
+                        document["error_message"],
+                        document["file"],
+                    )
                 ):
                     found.add(document["key"], document["state"])
 

@@ -25,17 +25,18 @@ Document = dict[str, Any]
 @dataclass(frozen=True, slots=True)
 class Tally:
     """A shard in counts. `moved` are the rows, by state, that are to be asked again; `lost` those that may be paid
-    although nothing of them arrived."""
+    although nothing of them arrived; `hidden` of these may have arrived and were not understood."""
 
     states: Counter[RowState]
     outcomes: Counter[Outcome]
     moved: Counter[RowState]
     lost: int = 0
+    hidden: int = 0
 
     @property
     def again(self) -> int:
         """Rows that a later run would ask again."""
-        return sum(n for outcome, n in self.outcomes.items() if outcome not in ANSWERED) - self.lost
+        return sum(n for outcome, n in self.outcomes.items() if outcome not in ANSWERED) - (self.lost - self.hidden)
 
     @property
     def kept(self) -> dict[str, int]:
@@ -53,11 +54,11 @@ def tally_summary(summary: Summary, attempt: Attempt, *, unsure: bool, repairs: 
     outcomes = summary.outcomes
     moved = Counter({RowState.ERROR: outcomes[Outcome.RETRYABLE] + outcomes[Outcome.ACCOUNT]})
     for outcome, state in ((Outcome.EXPIRED, RowState.EXPIRED), (Outcome.MISSING, RowState.MISSING)):
-        lineless = summary.missing if unsure and outcome is absent_outcome(attempt) else 0
+        lineless = summary.missing - summary.hidden if unsure and outcome is absent_outcome(attempt) else 0
         moved[state] = outcomes[outcome] - lineless
     if repairs:
         moved[RowState.INVALID] = summary.states[RowState.INVALID]
-    return Tally(summary.states, outcomes, moved, summary.missing if unsure else 0)
+    return Tally(summary.states, outcomes, moved, summary.missing if unsure else 0, summary.hidden if unsure else 0)
 
 
 def said(disk: Disk, folder: PlanFolder, shard: Shard, attempts: Iterable[Attempt]) -> dict[str, Document]:
@@ -67,9 +68,14 @@ def said(disk: Disk, folder: PlanFolder, shard: Shard, attempts: Iterable[Attemp
         for _, line in lines(chunks(disk, folder.decoded(shard.number, attempt.number))):
             document = limits.own(line)
             key = document["key"]
-            if key not in found or found[key]["outcome"] not in ANSWERED or document["outcome"] in ANSWERED:
+            if key not in found or not _says(found[key]) or _says(document):
                 found[key] = document
     return found
+
+
+def _says(document: Mapping[str, Any]) -> bool:
+    """Whether there is a line that answers the row."""
+    return document["outcome"] in ANSWERED and document["file"] is not None
 
 
 def is_lost(document: Mapping[str, Any], shard: Shard, *, unsure: int = 0) -> bool:
@@ -104,12 +110,14 @@ def tally_documents(
     states: Counter[RowState] = Counter()
     outcomes: Counter[Outcome] = Counter()
     moved: Counter[RowState] = Counter()
-    lost = 0
+    lost = hidden = 0
     for document in documents:
         state = RowState(document["state"])
         states[state] += 1
         outcomes[Outcome(document["outcome"])] += 1
-        lost += is_lost(document, shard, unsure=unsure)
+        if is_lost(document, shard, unsure=unsure):
+            lost += 1
+            hidden += document["outcome"] in ANSWERED
         if not cancelled and (retriable(document, shard, unsure=unsure) or document["key"] in repairs):
             moved[state] += 1
-    return Tally(states, outcomes, moved, lost)
+    return Tally(states, outcomes, moved, lost, hidden)

@@ -71,6 +71,7 @@ class LaneKit:
         window: completion window as the provider spells it.
         poll_seconds: shortest time between two looks.
         scrubber: knows the keys that the provider is called with.
+        max_output_tokens: of one answer; None: some requests of the lane set no limit.
     """
 
     lane: Lane
@@ -87,6 +88,7 @@ class LaneKit:
     repair_key: Callable[[str, int], str] | None = None
     tokens: Callable[[bytes], int | None] | None = None
     scrubber: Scrubber = field(default_factory=Scrubber)
+    max_output_tokens: int | None = None
 
     def repair_number(self, key: str, parent: str, row_attempt: int) -> int:
         """Which repair of its root a request is: 0 for the root itself.

@@ -168,7 +168,9 @@ _PIECES = [
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.sampled_from(_PIECES) | st.binary(max_size=20), max_size=30).map(b"".join), st.text(max_size=30))
 def test_no_form_gives_an_error_of_the_server(echo: Lab, body: bytes, boundary: str) -> None:
-    for kind in ("B", boundary.encode("utf-8").decode("latin-1").replace("\r", "").replace("\n", "")):
+    # Control characters make it no HTTP: the server hangs up, as tried above.
+    printable = bytes(b for b in boundary.encode() if b == 9 or (b >= 32 and b != 127))
+    for kind in ("B", printable.decode("latin-1")):
         assert post(echo, "/files", body, f"multipart/form-data; boundary={kind}")[0] < 500
 
 
