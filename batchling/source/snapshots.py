@@ -388,20 +388,37 @@ def _settled(
     Args:
         enough: rows of which one more will not be used.
     """
+    import duckdb
+
     found = con.sql(source.sql)
-    casts = {n: storable(t) for n, t in zip(found.columns, found.types, strict=True) if storable(t) != str(t)}
-    if source.text:
-        casts |= delimited.numbers(con, source.sql, source.text)
-    sql = source.sql
-    if casts:
-        replaced = ", ".join(f"{identifier(n)}::{kind} AS {identifier(n)}" for n, kind in casts.items())
-        sql = f"SELECT * REPLACE ({replaced}) FROM ({sql})"
-    if not source.ordered and id_column is not None:
-        sql = f"SELECT * FROM ({sql}) ORDER BY {identifier(id_column)}"
+    kinds = dict(zip(found.columns, found.types, strict=True))
+    numbers = delimited.numbers(con, source.sql, source.text) if source.text else {}
+
+    def fitted(large: str) -> str:
+        casts = {n: to for n, t in kinds.items() if (to := storable(t, large=large)) != str(t)} | numbers
+        sql = source.sql
+        if casts:
+            replaced = ", ".join(f"{identifier(n)}::{kind} AS {identifier(n)}" for n, kind in casts.items())
+            sql = f"SELECT * REPLACE ({replaced}) FROM ({sql})"
+        if not source.ordered and id_column is not None:
+            sql = f"SELECT * FROM ({sql}) ORDER BY {identifier(id_column)}"
+        return sql
+
+    sql = fitted("DECIMAL(38,0)")
     if source.once:
         staged = scratch / "source.parquet"
-        cut = sql if enough is None else f"SELECT * FROM ({sql}) LIMIT {enough + 1}"
-        con.execute(f"COPY ({cut}) TO {literal(str(staged))} (FORMAT parquet, ROW_GROUP_SIZE 8192)")
+
+        def stage(sql: str) -> None:
+            cut = sql if enough is None else f"SELECT * FROM ({sql}) LIMIT {enough + 1}"
+            con.execute(f"COPY ({cut}) TO {literal(str(staged))} (FORMAT parquet, ROW_GROUP_SIZE 8192)")
+
+        try:
+            stage(sql)
+        except duckdb.ConversionException:
+            # An integer of 39 digits fits no decimal. Its text can be kept; the query's own errors come again.
+            if fitted("VARCHAR") == sql:
+                raise
+            stage(fitted("VARCHAR"))
         sql = f"SELECT * FROM read_parquet({literal(str(staged))})"
     return sql
 

@@ -26,12 +26,16 @@ def shown(kind: Any, leaf: Callable[[str], str]) -> str:
 _LARGE = ("HUGEINT", "UHUGEINT")
 
 
-def storable(kind: Any) -> str:
-    """The type in which a column goes into Parquet, so that each value in it keeps its text."""
+def storable(kind: Any, *, large: str = "DECIMAL(38,0)") -> str:
+    """The type in which a column goes into Parquet, so that each value in it keeps its text.
+
+    Args:
+        large: what integers of 128 bits become; those of 39 digits fit VARCHAR only.
+    """
 
     def leaf(name: str) -> str:
         if name in _LARGE:
-            return "DECIMAL(38,0)"
+            return large
         return "VARCHAR" if name in ("BIGNUM", "BIT", "UUID", "INTERVAL") or name.startswith("ENUM") else name
 
     return str(kind) if kind.id == "union" or shown(kind, leaf) == shown(kind, str) else shown(kind, leaf)

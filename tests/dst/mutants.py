@@ -42,11 +42,18 @@ from tests.dst import harness
 
 @dataclass(frozen=True)
 class Mutant:
-    """`apply` takes a safety out and returns what puts it back."""
+    """`apply` takes a safety out and returns what puts it back.
+
+    Attributes:
+        first: seeds that noticed it before, where few do: they are played before all others.
+        word: what the problem that is noticed must say; where it is empty, any will do.
+    """
 
     name: str
     apply: Callable[[], Callable[[], None]]
     worlds: tuple[str, ...] = ("bounded", "slow")
+    first: tuple[int, ...] = ()
+    word: str = ""
 
 
 def without(owner: Any, function: str, *pieces: tuple[str, str]) -> Callable[[], Callable[[], None]]:
@@ -355,6 +362,8 @@ MUTANTS = [
             ),
         ),
         ("plans",),
+        first=(68,),
+        word="billed twice",
     ),
     Mutant(
         "an account's refusal in a row is cached as an answer",

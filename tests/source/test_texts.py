@@ -564,3 +564,11 @@ def test_utf_16_without_a_mark_is_told_and_the_advice_works(tmp_path: Path, enco
     with pytest.raises(DataError, match=rf"NUL bytes.*\n.*encoding: {advice}"):
         shown(tmp_path, path="r.csv")
     assert shown(tmp_path, path="r.csv", options={"encoding": advice}) == [("0", "ü")]
+
+
+@pytest.mark.parametrize("number", [2**127 - 1, -(2**127) + 1, 2**127, 10**38, 10**38 - 1, 10**60])
+def test_an_integer_of_39_digits_in_a_file_that_a_query_names_keeps_its_text(tmp_path: Path, number: int) -> None:
+    (tmp_path / "a.csv").write_text(f"id,a\nx,{number}\n")
+    made = snapshot(DataConfig(sql="SELECT * FROM 'a.csv'", id="id"), tmp_path, tmp_path / "out")
+    ((_, row_id, value),) = next(read(made.path, ["a"]))
+    assert (row_id, value_text(value)) == ("x", str(number))
