@@ -63,15 +63,43 @@ _CREDENTIAL_WORDS = frozenset(
         "apikey",
         "password",
         "passwd",
+        "pass",
+        "passphrase",
+        "pwd",
     }
     | {"secret", "session", "signature", "token"}
 )
 _NO_CREDENTIALS = frozenset({"idempotency-key", "x-idempotency-key"})
-_CREDENTIAL_KEYS = frozenset(
-    {"api_key", "apikey", "api-key", "password", "passwd", "secret", "client_secret", "access_token", "auth_token"}
-    | {"refresh_token", "session_token", "authorization", "bearer", "private_key", "secret_access_key", "credentials"}
+_CREDENTIAL_ENDS = frozenset(
+    {
+        "password",
+        "passwd",
+        "passphrase",
+        "pwd",
+        "secret",
+        "credential",
+        "credentials",
+        "authorization",
+        "auth",
+        "bearer",
+    }
+    | {"apikey", "jwt"}
 )
-_SCHEME = re.compile(r"\s*(?:bearer|basic|token|apikey)\s+\S", re.IGNORECASE)
+"""The last word of a key that holds a credential."""
+_CREDENTIAL_PAIRS = frozenset(
+    {("api", "key"), ("access", "key"), ("secret", "key"), ("private", "key"), ("subscription", "key")}
+    | {
+        (word, "token")
+        for word in ("access", "api", "auth", "bearer", "github", "hf", "oauth", "refresh", "security", "session")
+    }
+)
+"""The last two: `eos_token` and `prompt_cache_key` hold none."""
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
+_HALF = 12
+"""Characters of a key that are told as a part of it; fewer stand in a text by chance."""
+_SCHEME = re.compile(
+    r"\s*(?:bearer|basic|token|apikey|digest|negotiate|ntlm|oauth|aws4-hmac-sha256)\s+\S", re.IGNORECASE
+)
 _HEADER = re.compile(r"^provider\.headers\.(.+)$")
 _HIDDEN_HEADER = re.compile(r"^provider\.headers_env\.(.+)$")
 _ADDRESSES = ("provider.base_url", "provider.engine.upstream")
@@ -147,8 +175,11 @@ def _problem(key: str, value: str) -> str | None:
     header = _HEADER.match(key)
     if header and value.strip() and (_is_credential(header[1]) or _SCHEME.match(value)):
         return f"carries credentials; name the variable that holds them instead (provider.headers_env: {{{header[1]}: MY_VAR}})"
-    place = key.rpartition(".")[2].lower()
-    if place in _CREDENTIAL_KEYS and _under(key, ("provider.", "model.params.", "data.options.")) and value.strip():
+    if (
+        _is_credential_key(key.rpartition(".")[2])
+        and _under(key, ("provider.", "model.params.", "data.options."))
+        and value.strip()
+    ):
         return "carries credentials, which do not belong into a config: name a variable (provider.api_key_env, headers_env)"
     is_data = _under(f"{key}.", ("data.path.", "data.sql.", "data.options."))
     if is_data and any(_USER.match(url) for url in URL.findall(value)):
@@ -166,6 +197,16 @@ def _is_credential(header: str) -> bool:
     return name not in _NO_CREDENTIALS and any(
         word in _CREDENTIAL_WORDS or word.endswith(("key", "token", "secret")) for word in re.split(r"[-_.]", name)
     )
+
+
+def _is_credential_key(name: str) -> bool:
+    """Whether a parameter is, by its name, one that carries credentials, however it is written.
+
+    >>> [_is_credential_key(name) for name in ("apiKey", "s3_secret_access_key", "hf-token", "max_tokens", "eos_token")]
+    [True, True, True, False, False]
+    """
+    words = [word.lower() for word in _WORD.findall(name)]
+    return words[-1:] != [] and (words[-1] in _CREDENTIAL_ENDS or tuple(words[-2:]) in _CREDENTIAL_PAIRS)
 
 
 def environment_problems(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -211,10 +252,30 @@ def values_told(environ: Mapping[str, str]) -> dict[str, str]:
 
 def leaked(text: bytes, environ: Mapping[str, str]) -> str | None:
     """The variable whose value, in any shape, stands in a text that would be written; None: none does."""
-    for name, finder in _finders(tuple(sorted(values_told(environ).items()))):
+    values = tuple(sorted(values_told(environ).items()))
+    for name, finder in _finders(values):
         if finder.finds(text):
             return name
-    return None
+    return next((name for name, value in values if _random(value) and _holds_half(text, value.encode())), None)
+
+
+def _holds_half(text: bytes, value: bytes) -> bool:
+    """Whether half of a key stands in a text: one that was cut in two, or whose end was left away.
+
+    Only of values that are long and random: half of a name or an address says nothing.
+    """
+    length = max(_HALF, len(value) // 2)
+    step = (length + 1) // 2  # a run of `length` holds one of the pieces that begin at its multiples
+    if not any(value[i : i + step] in text for i in range(0, len(value) - step + 1, step)):
+        return False
+    runs = (value[i : i + length] for i in range(len(value) - length + 1))
+    return any(run in text and _mixed(run) for run in runs)
+
+
+def _mixed(run: bytes) -> bool:
+    """Whether characters are mixed as in keys: `sk-canaryQ7w3Z`, `9f86d081884c`, and not `my-company-vault-1`."""
+    digits = sum(map(bytes.isdigit, (run[i : i + 1] for i in range(len(run)))))
+    return digits > 0 and (digits >= 3 or (run != run.lower() and run != run.upper()))
 
 
 @lru_cache(maxsize=4)

@@ -66,6 +66,32 @@ OVERRIDES = [
     "+provider.headers.X-Tenant='${oc.env:LOCAL_THING}'",
     "provider.base_url='https://${oc.env:LOCAL_THING}/v1'",
     "description='a,${oc.env:LOCAL_THING}'",
+    "description='${oc.env:openai_api_key,none}'",
+    "description='${oc.env:Local_Thing,none}'",
+    f"description='${{oc.env:LOCAL_THING,{KEY}}}'",
+    "provider.api_key_env=openai_api_key",
+    f"description={CANARY[:14]}",
+    f"+model.params.user={CANARY[-14:]}",
+    f"+model.params.user={CANARY[:14]}",
+    f"name={CANARY}",
+    f"model.id={KEY}",
+    f"+data.where=\"text <> '{CANARY}'\"",
+    f"+data.where=\"text <> '{KEY}'\"",
+    f"prompt.messages=[{{role:user,content:'{CANARY} {{text}}'}}]",
+    f"prompt.messages=[{{role:user,content:'{KEY} {{text}}'}}]",
+    f"data.rows=[{{text:'{CANARY}'}}]",
+    f"data.rows=[{{text:'{KEY}'}}]",
+    f"data={{path:'https://files.example.com/x.csv#{CANARY}',rows:null}}",
+    f"data={{sql:\"select '{CANARY}' as text order by 1\",rows:null}}",
+    f"+metrics.m=\"output = '{CANARY}'\"",
+    f"+provider.headers.X-Tenant={CANARY}",
+    f"+provider.headers.X-Tenant='Digest {SECRET}'",
+    f"+provider.headers.X-Pass={SECRET}",
+    f"+provider.headers.{CANARY}=x",
+    f"+model.params.hf_token={SECRET}",
+    f"+model.params.extra.auth={SECRET}",
+    f"+model.params.secretKey={SECRET}",
+    f"+data.options.s3_secret_access_key={SECRET}",
 ]
 
 
@@ -88,7 +114,9 @@ def test_a_secret_in_an_override_is_refused_and_not_repeated(cli: Cli, project: 
     assert not (project / "runs").exists()
 
 
-@pytest.mark.parametrize("text", [o for o in OVERRIDES if o.startswith(("provider.base_url", "+provider.headers"))])
+@pytest.mark.parametrize(
+    "text", [o for o in OVERRIDES if o.startswith(("provider.base_url", "+provider.headers")) and CANARY + "=" not in o]
+)
 def test_a_secret_in_a_file_is_refused_with_its_line(cli: Cli, project: Path, text: str) -> None:
     key, _, value = text.lstrip("+").partition("=")
     _, *parts = key.split(".")
@@ -133,10 +161,21 @@ def test_ordinary_values_of_such_variables_are_no_secrets(tmp_path: Path, monkey
         "prompt": {"messages": [{"role": "user", "content": text + " {a}"}]},
     }
     assert from_values(document, tmp_path).config.prompt.messages[0].content == text + " {a}"
+    monkeypatch.setenv("KEY_VAULT_NAME", "my-company-vault-westeurope-1")
+    document["description"] = "half of a name that a variable holds: my-company-vault"
+    from_values(document, tmp_path)
     monkeypatch.setenv("OPENAI_API_KEY", "the password is 1")
     document["description"] = "the password is 1"
     with pytest.raises(ConfigError, match="holds the value of the variable OPENAI_API_KEY"):
         from_values(document, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "parameter", ["max_tokens", "eos_token", "prompt_cache_key", "session_id", "skip_special_tokens", "author", "top_k"]
+)
+def test_other_parameters_are_parameters(cli: Cli, parameter: str) -> None:
+    answer = cli("config", "ask", f"+model.params.extra.{parameter}=acme")
+    assert answer.code == 0, answer.err
 
 
 @pytest.mark.parametrize("header", ["X-Tenant", "OpenAI-Beta", "Idempotency-Key", "HTTP-Referer", "X-Keyboard"])
