@@ -169,8 +169,11 @@ MUTANTS = [
             polling,
             "poll",
             (
-                'session.observer.trouble(session, f"batch {batch_id} is not there (yet)", error, 0.0)',
-                'ended(session, shard, attempt, Batch(id=batch_id, status="failed"))',
+                "                _not_read(session, shard, attempt, look, error)\n",
+                "                if missing:\n"
+                '                    ended(session, shard, attempt, Batch(id=batch_id, status="failed"))\n'
+                "                    continue\n"
+                "                _not_read(session, shard, attempt, look, error)\n",
             ),
         ),
     ),
@@ -283,7 +286,7 @@ MUTANTS = [
     ),
     Mutant(
         "what is in a file that comes late is not waited for",
-        without(polling, "_files_to_come", ("return bool(to_come)", "return False and bool(announced)")),
+        without(polling, "_files_to_come", ("if not to_come or gone(session, kit, what):", "if True:")),
     ),
     Mutant(
         "another plan's metadata is taken for ours",
@@ -331,7 +334,7 @@ MUTANTS = [
     ),
     Mutant(
         "fewer answers than announced are taken at once",
-        without(fetching, "_weigh", ("elif announced is not None and not enough:", "elif False:")),
+        without(fetching, "_weigh", ("elif not lost and announced is not None and not enough:", "elif False:")),
         ("lying-batch", "bounded"),
     ),
     Mutant(
