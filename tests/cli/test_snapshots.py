@@ -154,7 +154,11 @@ def _without_sizes(text: str) -> str:
     lines = []
     for line in text.splitlines():
         known = re.match(r"(ok|warn|fail) +(versions|project|disk|tokenizer|embedded server) ", line)
-        lines.append(re.sub(" {2,}", "  ", known[0] + "…" if known else line))
+        if known and known[2] == "tokenizer":
+            line = "…  tokenizer …"  # whether this machine has the vocabulary
+        elif known:
+            line = known[0] + "…"
+        lines.append(re.sub(" {2,}", "  ", line))
     return "\n".join(lines) + "\n"
 
 

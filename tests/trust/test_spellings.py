@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from batchling.config import from_values
+from batchling.config.secret import problems
 from batchling.errors import ConfigError
 from tests.servers.batches import BatchServer
 from tests.servers.scripted import reply
@@ -210,3 +211,9 @@ def test_the_words_of_whoever_could_not_read_a_data_url_do_not_repeat_its_query(
     assert answer.code == 2, answer.err
     assert "0a1b2c3d4e5f60718293" not in answer.err + answer.out
     assert os.environ["LOCAL_THING"] not in answer.err
+
+
+def test_an_address_that_is_not_said_yet_holds_no_secret() -> None:
+    """`???` in a file of facts is OmegaConf's word for a value to come, not an address with a query."""
+    assert not list(problems({"provider": {"base_url": "???"}}))
+    assert list(problems({"provider": {"base_url": "https://h.example.com/v1?k=1"}}))
