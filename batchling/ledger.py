@@ -516,7 +516,8 @@ def check(state: State, event: Event, *, recorded: bool = False) -> None:
         _check_texts(event.get("awaits", ()), "awaits")
         for name in event.get("awaits", ()):
             _check("/" not in name, f"I8: awaits {name!r} is no plan")
-        _check_texts([part for pair in event.get("files", {}).items() for part in pair], "files")
+        if kind == "plan_created":
+            _check_texts([part for pair in event.get("files", {}).items() for part in pair], "files")
     elif kind == "session":
         _check_texts([*event["fingerprints"].keys(), *event["fingerprints"].values()], "fingerprints")
     elif kind == "cancel_wanted":

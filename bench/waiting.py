@@ -41,6 +41,7 @@ class _Clock:
 
 def wait_an_hour(folder: str, batches: int) -> Work:
     """Sends a plan of so many batches, then waits for an hour in which none of them ends."""
+    from batchling.api import ownership
     from batchling.api.execution import advance
     from batchling.api.workspace import Workspace
     from batchling.errors import DetachedError
@@ -57,7 +58,15 @@ def wait_an_hour(folder: str, batches: int) -> Work:
     specs, runs = _specs(str(experiment), [])
     clock = _Clock()
     workspace = Workspace(runs, clock=clock)
-    opened = open_plan(workspace.disk, clock, runs, specs, command="bench", refresh_stale=workspace.refresh_stale)
+    opened = open_plan(
+        workspace.disk,
+        clock,
+        runs,
+        specs,
+        command="bench",
+        refresh_stale=workspace.refresh_stale,
+        remember=ownership.remember,
+    )
     (place / "provider").mkdir(parents=True, exist_ok=True)
     (place / "provider" / "waiting").touch()
     advance(workspace, opened.folder, detach=True)

@@ -109,7 +109,12 @@ class _Checked(FileConfigSource):
         path = Path(self.path, self._normalize_file_name(config_path))
         if path.is_file():
             door.read(path)
-        return super().load_config(config_path)
+        try:
+            return super().load_config(config_path)
+        except OSError as error:
+            if path.is_file() and "loaded object type" in str(error):  # OmegaConf's word for a file that holds a number
+                raise ConfigError("a config is a mapping of keys to values", where=str(path)) from None
+            raise
 
 
 @dataclass

@@ -68,7 +68,7 @@ class ProviderContract:
 
     Attributes:
         adapter: the adapter under test.
-        path, body: URL path of an endpoint, and a request's JSON that your server answers; `{n}` becomes the row's
+        path, body: URL path of an endpoint, and a request's JSON that your server answers, its messages last; `{n}` becomes the row's
             number and `{hard}` text with every character that has broken something.
         refuses_unknown_files: a create names an uploaded file, and one that is not there is refused. Without files, a
             create without requests must be.
@@ -79,7 +79,7 @@ class ProviderContract:
 
     adapter: Adapter = ADAPTER
     path: str = "/v1/chat/completions"
-    body: bytes = b'{"model":"gpt-4o-mini","messages":[{"role":"user","content":"row {n} {hard}"}],"max_tokens":20}'
+    body: bytes = b'{"model":"gpt-4o-mini","max_tokens":20,"messages":[{"role":"user","content":"row {n} {hard}"}]}'
     refuses_unknown_files: bool = True
     window: str = "24h"
     wait_seconds: float = 60.0

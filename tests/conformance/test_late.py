@@ -75,7 +75,8 @@ def test_14_a_row_that_the_counts_say_was_answered_is_not_asked_again(bench: Wor
 
     bench.server.arrange = arrange
     assert bench.run().exit_code == 3
-    assert bench.states() == {"ok": 2, "missing": 1}
+    # A line that names nobody may be this row's answer, which was not understood.
+    assert bench.states() == {"ok": 2, "error" if kind == "one line for nobody" else "missing": 1}
     assert bench.server.creates == 1 and bought(bench) == {1}
 
 

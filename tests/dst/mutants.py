@@ -371,7 +371,7 @@ MUTANTS = [
     Mutant(
         "an account's refusal in a row is cached as an answer",
         without(
-            sys.modules["batchling.collect.outcome"],
+            sys.modules["batchling.providers.openai.decode"],
             "outcome_of_error",
             ("        return Outcome.ACCOUNT\n", "        return Outcome.ERROR\n"),
         ),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from batchling.api import verbs
+from batchling.api import ownership, verbs
 from batchling.api.workspace import Workspace
 from batchling.disk import RealDisk
 from batchling.errors import DetachedError, RefusedError
@@ -109,6 +109,7 @@ def never_confirmed(bench: Workbench) -> Path:
         specs,
         command="batchling run ask",
         refresh_stale=workspace.refresh_stale,
+        remember=ownership.remember,
     )
     return opened.folder.path
 

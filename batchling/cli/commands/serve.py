@@ -66,6 +66,20 @@ _COUNT = click.IntRange(min=1)
     type=click.FloatRange(min=0, min_open=True),
     help="Overrides the completion window of every batch.",
 )
+@click.option(
+    "--idle-seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="How long a client may send nothing in the middle of a body.",
+)
+@click.option(
+    "--upload-seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=3600.0,
+    show_default=True,
+    help="How long a whole body may take.",
+)
 @click.option("--allow-http", is_flag=True, help="The upstream's key may go over plain http beyond this machine.")
 @trust_option
 @common
@@ -94,6 +108,8 @@ def serve_command(
     concurrent_batches: int | None,
     row_seconds: float,
     window_seconds: float | None,
+    idle_seconds: float,
+    upload_seconds: float,
     allow_http: bool,
 ) -> int:
     """An OpenAI-compatible Files and Batches server on loopback, its state on disk.
@@ -141,6 +157,8 @@ def serve_command(
         concurrent_batches=concurrent_batches,
         row_seconds=row_seconds,
         window_seconds=window_seconds,
+        idle_seconds=idle_seconds,
+        upload_seconds=upload_seconds,
     )
     return serve(options)
 
