@@ -61,9 +61,14 @@ def tame(tree: Mapping[str, Any], *, expression: bool = False) -> bool:
         tree: what DuckDB's `json_serialize_sql` gives.
         expression: it selects one expression.
     """
+    if tree.get("error") or not tree.get("statements"):
+        return False  # DuckDB parses it and cannot write down how (1.5, a type with parameters)
     doublings = 0
     for count, node in enumerate(_nodes(tree)):
-        if count > _NODES or node.get("type") in _WILD or node.get("class") in _WILD:
+        # DuckDB 1 has objects there for some nodes.
+        if count > _NODES or any(
+            isinstance(word, str) and word in _WILD for word in (node.get("type"), node.get("class"))
+        ):
             return False
         if node.get("class") == "CAST" and _unbounded(node):
             return False

@@ -106,7 +106,9 @@ def is_tame(con: duckdb.DuckDBPyConnection, expression: str) -> bool:
     except duckdb.Error:
         return True  # no expression at all: nothing of it is going to run
     tree = json.loads(row[0]) if row else {}
-    return bool(tree.get("error")) or tame.tame(tree, expression=True)
+    if tree.get("error_type") == "parser":
+        return True  # the same
+    return tame.tame(tree, expression=True)
 
 
 def _tried(name: str, expression: str, output_type: str | None, data_type: str, rows: Path | None) -> Kind:
