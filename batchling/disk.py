@@ -286,7 +286,7 @@ TELL_SECONDS, TELL_AT_MOST_SECONDS = 60.0, 3600.0
 
 
 def _wait_for(descriptor: int, path: Path) -> None:
-    """Takes a lock as soon as it is free. A process that dies lets go of it, so the wait has no end of its own."""
+    """Takes a lock as soon as it is free. The operating system releases the lock of a process that dies, so there is no timeout."""
     since = time.monotonic()
     due, pause, look = since + TELL_SECONDS, TELL_SECONDS, 0.01
     while True:

@@ -10,9 +10,9 @@
     │   └── SchemaError           2   the output schema cannot be expressed in strict mode
     ├── RefusedError              4   a budget or a gate said no; nothing was spent
     ├── ProviderError             5   the provider said no for good (key, quota, model)
-    ├── UnfinishedError          75   not over yet, or parked; `next_command` goes on
+    ├── UnfinishedError          75   not over yet, or parked; `next_command` resumes
     │   └── LockedError          75   another process holds the plan
-    ├── DetachedError           130   Ctrl-C: nothing is cancelled remotely; `next_command` goes on
+    ├── DetachedError           130   Ctrl-C: nothing is cancelled remotely; `next_command` resumes
     ├── JournalError              2   the plan that was named cannot be read; others are not affected
     │   └── ChangedError          2   a file of it is not what it was when the plan was made
     ├── CatalogError              1   the catalog cannot be used; it is a view and can be rebuilt
@@ -50,7 +50,7 @@ class BatchlingError(Exception):
     Args:
         message: what happened, in one sentence or a short list.
         where: file and line, row id or batch id; None when the message names it.
-        next_command: the command (or edit) that goes on from here.
+        next_command: the next command to type, or what to edit.
     """
 
     exit_code = 1

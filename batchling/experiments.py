@@ -84,11 +84,11 @@ def run(
     project: Path | str | None = None,
     config_dir: Path | str | None = None,
 ) -> Results:
-    """Plans, submits, waits, collects and validates. Called again, it goes on, or finds everything answered.
+    """Plans, submits, waits, collects and validates. Called again, it resumes, or finds everything answered.
 
     Args:
         experiment, overrides, sweep, project, config_dir: as for `plan`.
-        detach: return when everything that can be sent now is sent; `watch` goes on.
+        detach: return when everything that can be sent now is sent; `watch` resumes.
         fresh: buy again what was answered before.
         retry: states whose rows are asked again: invalid, truncated, refused, filtered, error.
         prune: cancel the batches of older unfinished plans of this experiment that no plan wants any more.

@@ -109,7 +109,7 @@ def export(reference: Reference, target: Path | BinaryIO, form: Format) -> int:
 
 
 def _write(files: PlanFiles, run_id: str | None, stream: BinaryIO, form: Format) -> int:
-    """Writes the records in their order; where the memory is not enough, more of it goes on where less of it stopped."""
+    """Writes the records in their order; where memory runs out, it resumes with a higher limit at the record where it stopped."""
     import duckdb
 
     done = 0

@@ -1,4 +1,4 @@
-"""The ledger: what a plan has spent, what is out, and what may be done next.
+"""The ledger: what a plan has spent, what is in flight, and what may be done next.
 
 `apply(state, event)` folds the journal into a `State`; `decide(state, now, policy, pace)` says what
 to do next. Both are pure: the runner performs what `decide` returns and journals the outcome.
@@ -37,7 +37,7 @@ class Phase(StrEnum):
     UPLOADED = "uploaded"  # the provider has the input file
     CREATING = "creating"  # a create may have happened: AMBIGUOUS until proven either way
     FENCED = "fenced"  # the input file is deleted, so a late create must fail; settling
-    PARKED = "parked"  # too dear to guess: a person decides
+    PARKED = "parked"  # too expensive to guess: a person decides
     ABSENT = "absent"  # proven not to have happened
     CREATED = "created"  # the provider works on it
     ENDED = "ended"  # terminal at the provider, files not fetched yet
@@ -203,7 +203,7 @@ class Shard:
 
     @property
     def closed(self) -> bool:
-        """Every row has a state: nothing is out and something was read."""
+        """Every row has a state: nothing is in flight and something was read."""
         return self.over and any(a.phase is Phase.CLOSED for a in self.attempts)
 
     @property
@@ -1202,7 +1202,7 @@ def _submit(
         if policy.budget_usd is not None and worst + cost > policy.budget_usd:
             if not out:
                 blocked.add("budget")
-            continue  # what is out may come back cheaper than its worst case
+            continue  # batches in flight may cost less than their worst case
         do = Do.CREATE if attempt.phase is Phase.UPLOADED else Do.UPLOAD
         when(ready, Action(do, number, n, shard.lane))
         tokens[key] = tokens.get(key, 0) + size

@@ -47,7 +47,7 @@ class Block:
 
     Attributes:
         head: what every body begins with.
-        rests: what each body goes on with.
+        rests: the remainder of each body.
         texts: each message's texts, to count tokens: one for each row, or a single text that all rows share.
     """
 

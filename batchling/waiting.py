@@ -188,7 +188,7 @@ def _to_send(
     budget = None if policy is None else policy.budget_usd
     least = min((s.max_usd or Decimal(0) for s, _ in unsent), default=Decimal(0))
     if budget is not None and state.worst() + least > budget:
-        said = f"budget.usd ({budget} USD) does not allow its worst case on top of what is out"
+        said = f"budget.usd ({budget} USD) does not allow its worst case on top of the batches in flight"
         return Wait(f"sending {many}", None, None, said, ends, shard.number)
     why = "its turn comes when a batch ends, or a limit allows it" if out else attempt.refusal
     return Wait(f"sending {many}", None, None, why, ends, shard.number)

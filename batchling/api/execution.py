@@ -445,7 +445,7 @@ def outcome(workspace: Workspace, folder: PlanFolder, state: State, reason: str,
             )
             continue
         details.append(
-            f"it waits for answers that plan {other} is buying; go on with that one (batchling watch {other}), "
+            f"it waits for answers that plan {other} is buying; resume that one (batchling watch {other}), "
             f"or cancel it (batchling cancel {other})"
         )
     if reason == "refused" and not state.fatal:

@@ -139,7 +139,7 @@ class Outcome:
         created: a new plan was made by this call.
         bought: requests that were sent in this plan; reused: answers taken from earlier plans.
         actual_usd: what the answers that this plan bought cost; None: not known, and `unknown_usd` says why.
-        next_command: what goes on from here; None when nothing is left.
+        next_command: the command to type next; None when nothing is left.
         details: what went wrong, one sentence each.
         not_received: rows that may have been paid for and were not received, by batch.
         recipients: which variable's value goes, or went, to which host.

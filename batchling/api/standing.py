@@ -176,7 +176,7 @@ def unknown_usd(state: State, document: Mapping[str, Any], *, worst: bool) -> It
     """Why an amount of a plan is not known, a sentence for each provider and model that it is not known of.
 
     Args:
-        worst: the worst case of what is out is told, too.
+        worst: include the worst case of batches in flight.
     """
     for number, lane in enumerate(document["lanes"]):
         run = next((run for run in document["runs"] if run["lane"] == number), None)

@@ -245,7 +245,7 @@ def run(
     project: Project | None = None,
     config_dir: Path | None = None,
 ) -> Outcome:
-    """Plans, submits, waits, collects, validates. Run again, it goes on, or finds everything answered.
+    """Plans, submits, waits, collects, validates. Run again, it resumes, or finds everything answered.
 
     Args:
         detach: return when everything that can be sent now is sent.

@@ -1,4 +1,4 @@
-"""How an error is told: what happened, where, and the command that goes on, on stderr."""
+"""How an error is reported: what happened, where, and the next command, on stderr."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def show(error: Exception, shell: Shell) -> int:
     if isinstance(error, BatchlingError):
         if shell.verbose and error.exit_code != 130:
             traceback.print_exception(error, file=sys.stderr)
-        # Last, because the last line is the command that goes on.
+        # Last, because the last line is the command to type.
         again = shell.command(error.next_command) if error.next_command else None
         tell(error.message, error.where, again)
         NOW.told = NOW.told or error.exit_code == 130
@@ -51,7 +51,7 @@ def _usage(error: click.ClickException, shell: Shell) -> int:
 
 
 def show_interrupted(args: Sequence[str], shell: Shell) -> None:
-    """Ctrl-C where no plan was held: what was made stands, and the same command goes on."""
+    """Ctrl-C where no plan was held: what was made is kept, and the same command resumes."""
     again = shlex.join(["batchling", *args])
     tell(MESSAGE, None, again)
     NOW.told = True

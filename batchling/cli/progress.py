@@ -69,8 +69,8 @@ class Progress:
         batches: number of batches by what happens with them, in the order of the way they go.
         rows: requests that are answered or given up, of how many.
         tokens: input tokens sent, of how many; None when they are not counted.
-        spent: USD; worst: with the worst case of what is out; None when a price is not known.
-        oldest: Unix seconds at which the oldest batch that is still out was created.
+        spent: USD; worst: USD, including the worst case of batches in flight; None when a price is not known.
+        oldest: Unix seconds at which the oldest batch in flight was created.
         lanes: of a plan with several providers or models: name, requests that are over, of how many.
         points: of a sweep: overrides, rows that are over, of how many, as of the last time that answers were read.
     """

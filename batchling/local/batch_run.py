@@ -1,4 +1,4 @@
-"""The life of one batch: validate, answer, finish; can be stopped and killed anywhere and goes on where it was.
+"""The life of one batch: validate, answer, finish; can be stopped or killed anywhere and resumes where it was.
 
 A run is a generator that works for a short while and then yields the moment (Unix seconds, by the
 server's clock) before which it has nothing to do; 0 means at once. One thread drives all runs, so

@@ -108,7 +108,7 @@ class Worker:
             return False
         except Exception:
             # A defect or a broken disk: keep what is answered, then take the batch up again from the disk.
-            log.exception("batch %s stumbled; trying again in %.0f s", turn.run.id, AGAIN_SECONDS)
+            log.exception("batch %s failed; retrying in %.0f s", turn.run.id, AGAIN_SECONDS)
             self._settle([turn])
             again = self._turn(turn.run.id, self.options.now() + AGAIN_SECONDS)
             turn.run, turn.life, turn.due = again.run, again.life, again.due

@@ -154,7 +154,7 @@ def _shown(disk: Disk, folder: PlanFolder) -> tuple[State, list[dict[str, Any]]]
 
 
 def check_files(disk: Disk, folder: PlanFolder, state: State, document: Mapping[str, Any]) -> None:
-    """Whether the files that an unfinished plan goes on with are there.
+    """Whether the files that an unfinished plan needs to resume are there.
 
     Raises:
         JournalError: one is missing, or plan.json has no such lane.

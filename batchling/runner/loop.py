@@ -25,7 +25,7 @@ PERFORM: dict[Do, Callable[[Session, Action], None]] = {
 }
 
 SENDING = frozenset({Do.UPLOAD, Do.CREATE, Do.RECOVER, Do.SETTLE, Do.AUDIT, Do.SPLIT})
-"""What `--detach` still does before it lets go."""
+"""What `--detach` still does before it returns."""
 
 
 Steps = Generator[float, None, str]
@@ -44,7 +44,7 @@ def drive(session: Session, *, detach: bool = False, awaited: Callable[[Session]
 
 
 def steps(session: Session, *, detach: bool = False, awaited: Callable[[Session], float | None] | None = None) -> Steps:
-    """Drives a plan without sleeping, so that one process can go on with several.
+    """Drives a plan without sleeping, so that one process can drive several.
 
     Args:
         detach: return as soon as nothing can be sent now, without waiting for answers.
@@ -75,7 +75,7 @@ def steps(session: Session, *, detach: bool = False, awaited: Callable[[Session]
                 pause = None if awaited is None else awaited(session)
                 if pause is None:
                     return "awaiting"
-                # The other plan may be one that this process goes on with as well.
+                # The other plan may be one that this process drives as well.
                 yield min(session.clock.now() + pause, tell(session))
                 continue
             state = "cancelled" if session.state.cancel_requested else "finished"

@@ -82,7 +82,7 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A plan to go on with. `how`: created, unfinished or finished."""
+    """A plan to drive. `how`: created, unfinished or finished."""
 
     folder: PlanFolder
     how: str

@@ -134,7 +134,7 @@ GIVEN_UP = "given up by a person: it may have been answered and paid for"
 
 
 def let_go(session: Session, shard: int | None) -> None:
-    """Gives up what is out of a shard, whatever the provider says and without asking it. The session needs no connection.
+    """Gives up a shard's batch in flight, whatever the provider says and without asking it. The session needs no connection.
 
     Answers that are on the disk already are read and kept. What may have been paid stays in the budget with its worst
     case. A plan of which nothing is left then is over.

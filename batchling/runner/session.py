@@ -166,7 +166,7 @@ class Session:
         undecided: groups whose list had a row of ours, at the last look, that could not be read by its id.
         missing: what is not as it should be (a file's 404, a short download) → Unix seconds since when it is so
             without a change, and how often it was seen.
-        renewed: file id → shards that were written anew because it must not be used again.
+        renewed: file id → shards that were rewritten because it must not be used again.
         looks: batch id → this process's looks at it.
         scans: group → the provider's list, from where the last look left it.
         unread: listed batch id → Unix seconds before which it is not asked for again.

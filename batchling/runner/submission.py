@@ -384,7 +384,7 @@ def cancel(session: Session, action: Action) -> None:
 
 
 def drop(session: Session, action: Action) -> None:
-    """A cancelled plan lets go of what was never sent; so does one that is superseded, of what nobody wants."""
+    """Drops what was never sent of a cancelled plan, or of a superseded one where no plan wants it."""
     shard, attempt = session.shard(action.shard, action.attempt)
     why = "no longer wanted" if shard.unwanted else "cancelled"
     give_up(session, shard, attempt)

@@ -1,6 +1,6 @@
 """Sets in what a pydantic class made of an answer, in one order.
 
-A set is written in the order of its hashes, which Python draws anew in each process (pydantic/pydantic#11966): the same
+A set is written in the order of its hashes, which Python seeds anew in each process (pydantic/pydantic#11966): the same
 answer gave another record, and whatever was made from the record was another request.
 """
 

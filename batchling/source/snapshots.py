@@ -219,7 +219,7 @@ def read(path: Path, columns: Sequence[str], *, batch: int = 8192) -> Iterator[l
         raise DataError(
             f"the snapshot of the rows cannot be read: {faults.shorten(str(error))}",
             where=str(path),
-            next_command="run the same command again; it is written anew from the source",
+            next_command="run the same command again; it is rewritten from the source",
         ) from None
 
 

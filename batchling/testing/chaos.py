@@ -13,7 +13,7 @@ class Killed(BaseException):
 
 
 class Blocked(BaseException):
-    """The simulated process waits for a lock that another one holds, which goes on only when this one stops."""
+    """The simulated process waits for a lock that another one holds, which continues only when this one stops."""
 
 
 class Overrun(BaseException):

@@ -125,7 +125,7 @@ class SimDisk:
         certain = _common(inode.durable, inode.seen)
         new = inode.seen[certain:]
         kept = new[: rng.randrange(len(new) + 1)]
-        if certain < len(inode.durable):  # truncated or written anew
+        if certain < len(inode.durable):  # truncated or rewritten
             return rng.choice((inode.durable, inode.seen[:certain] + kept))
         # A file system may have made room for bytes that never came.
         zeros = bytes(rng.randrange(len(new) - len(kept) + 1)) if rng.random() < 0.2 else b""

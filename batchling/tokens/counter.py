@@ -87,7 +87,7 @@ class TiktokenCounter:
         return [memory[t] if t in memory else len(encode(t)) for t in texts]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # tiktoken pickles an encoding as its name and loads it anew, which could go to the network.
+        # tiktoken pickles an encoding as its name and loads it again, which could go to the network.
         return _restored, (self._encoding_name, self._factor, self.exact, self.note)
 
     def _count(self, text: str) -> int:

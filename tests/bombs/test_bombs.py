@@ -13,10 +13,13 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.spreadsheets import MAIN, OFFICE, PACKAGE, element
 
 MOST_MB = 1000
 PATIENCE = 15.0  # seconds that one may run before Ctrl-C; most end long before
@@ -97,34 +100,36 @@ def deep_json(path: Path) -> None:
 
 def sheet(path: Path) -> None:
     """A spreadsheet of a megabyte that unpacks to a gigabyte."""
-    main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
-    office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
-    package = "http://schemas.openxmlformats.org/package/2006"
+    part = "worksheet"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as book:
         book.writestr(
             "[Content_Types].xml",
-            f'<Types xmlns="{package}/content-types"><Default Extension="xml" ContentType="application/xml"/></Types>',
+            f'<Types xmlns="{PACKAGE}/content-types"><Default Extension="xml" ContentType="application/xml"/></Types>',
         )
         book.writestr(
             "_rels/.rels",
-            f'<Relationships xmlns="{package}/relationships"><Relationship Id="r" Type="{office}/officeDocument" '
+            f'<Relationships xmlns="{PACKAGE}/relationships"><Relationship Id="r" Type="{OFFICE}/officeDocument" '
             'Target="xl/workbook.xml"/></Relationships>',
         )
         book.writestr(
             "xl/workbook.xml",
-            f'<workbook xmlns="{main}" xmlns:r="{office}"><sheets><sheet name="s" sheetId="1" r:id="r1"/></sheets></workbook>',
+            element(
+                "workbook",
+                '<sheets><sheet name="s" sheetId="1" r:id="r1"/></sheets>',
+                f'xmlns="{MAIN}" xmlns:r="{OFFICE}"',
+            ),
         )
         book.writestr(
             "xl/_rels/workbook.xml.rels",
-            f'<Relationships xmlns="{package}/relationships"><Relationship Id="r1" Type="{office}/worksheet" '
+            f'<Relationships xmlns="{PACKAGE}/relationships"><Relationship Id="r1" Type="{"/".join([OFFICE, part])}" '
             'Target="worksheets/sheet1.xml"/></Relationships>',
         )
         with book.open("xl/worksheets/sheet1.xml", "w", force_zip64=True) as file:
-            file.write(f'<worksheet xmlns="{main}"><sheetData><row r="1"><c t="str"><v>x</v></c></row>'.encode())
+            file.write(f'<{part} xmlns="{MAIN}"><sheetData><row r="1"><c t="str"><v>x</v></c></row>'.encode())
             row = b"<row>" + b'<c t="str"><v>' + b"x" * 30_000 + b"</v></c></row>"
             for _ in range(33_000):
                 file.write(row)
-            file.write(b"</sheetData></worksheet>")
+            file.write(f"</sheetData></{part}>".encode())
 
 
 def parquet(path: Path) -> None:
@@ -256,7 +261,8 @@ def run(folder: Path, *args: str, patience: float = PATIENCE) -> tuple[int, str,
             if told is None and time.monotonic() - begun > patience:
                 told = time.monotonic()
                 process.send_signal(signal.SIGINT)
-            time.sleep(0.02)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.02)
     waited = None if told is None else time.monotonic() - told
     return process.returncode, marker.read_text(errors="replace"), waited, peak_of(peaks, process.pid)
 
@@ -302,7 +308,8 @@ def test_where_ctrl_c_is_ignored_on_purpose_sigterm_ends_it(tmp_path: Path) -> N
     )
     deadline = time.monotonic() + 60
     while len(family(process.pid)) < 2 and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)  # until the statement runs in its own process
+        with suppress(subprocess.TimeoutExpired):  # until the statement runs in its own process
+            process.wait(0.02)
     child = family(process.pid)[-1]
     assert child != process.pid
     process.send_signal(signal.SIGINT)

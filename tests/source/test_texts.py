@@ -24,6 +24,7 @@ from batchling.prompt import compile_prompt, value_text
 from batchling.request import RequestBuilder
 from batchling.source import read, snapshot
 from batchling.spec import DataConfig
+from tests.spreadsheets import workbook
 
 COLUMNS = ("a", "b", "Name", "name")
 
@@ -532,30 +533,6 @@ def test_the_first_sheet_that_can_be_seen_is_read_and_large_numbers_are_plain(tm
 def text(content: str) -> str:
     """A cell of text."""
     return f'<c t="inlineStr"><is><t xml:space="preserve">{content}</t></is></c>'
-
-
-def workbook(path: Path, sheets: Sequence[tuple[str, str, str]]) -> str:
-    """An Excel workbook of sheets with a name, a visibility and the XML of their rows."""
-    office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
-    package = "http://schemas.openxmlformats.org/package/2006/relationships"
-    main = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
-
-    def related(kind: str, number: int, target: str) -> str:
-        return f'<Relationship Id="rId{number}" Type="{office}/{kind}" Target="{target}"/>'
-
-    named = "".join(
-        f'<sheet name="{name}" sheetId="{n}" state="{state}" r:id="rId{n}"/>'
-        for n, (name, state, _) in enumerate(sheets, 1)
-    )
-    targets = "".join(related("worksheet", n, f"worksheets/sheet{n}.xml") for n in range(1, len(sheets) + 1))
-    with zipfile.ZipFile(path, "w") as file:
-        officed = related("officeDocument", 1, "xl/workbook.xml")
-        file.writestr("_rels/.rels", f'<Relationships xmlns="{package}">{officed}</Relationships>')
-        file.writestr("xl/workbook.xml", f'<workbook {main} xmlns:r="{office}"><sheets>{named}</sheets></workbook>')
-        file.writestr("xl/_rels/workbook.xml.rels", f'<Relationships xmlns="{package}">{targets}</Relationships>')
-        for n, (_, _, rows) in enumerate(sheets, 1):
-            file.writestr(f"xl/worksheets/sheet{n}.xml", f"<worksheet {main}><sheetData>{rows}</sheetData></worksheet>")
-    return path.name
 
 
 @pytest.mark.parametrize(("encoding", "advice"), [("utf-16-le", "utf-16-le"), ("utf-16-be", "utf-16-be")])

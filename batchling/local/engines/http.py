@@ -166,7 +166,7 @@ class HttpEngine:
         return [model["id"] for model in listed if isinstance(model, dict) and isinstance(model.get("id"), str)]
 
     def close(self) -> None:
-        """Lets go: waiting requests give up, sockets are shut down."""
+        """Ends waiting requests and shuts down their sockets."""
         self._closed.set()
         with self._lock:
             connections = list(self._connections)

@@ -80,7 +80,7 @@ class _Pattern:
             count = low + self.draws.below(min(high, low + 4) - low + 1)
             text += piece if count else ""
             for _ in range(count - 1):
-                # Read the atom again, so that each repetition is drawn anew.
+                # Read the atom again, so that each repetition is sampled separately.
                 after, self.at = self.at, start
                 text += self.atom(depth)
                 self.at = after
