@@ -21,7 +21,7 @@ import orjson
 
 from batchling import cost
 from batchling.errors import DiskError, ProviderError, UnfinishedError, UsageError
-from batchling.journal import Journal, parse, read
+from batchling.journal import Journal, decode, parse, read
 from batchling.ledger import UNSENT, InvariantError, Lane, Pace, Phase, Policy, State, replay
 from batchling.models import ANSWERED, Batch, Outcome, Price, Submission
 from batchling.packing import ShardLimits
@@ -588,10 +588,7 @@ class Schedule:
 
     def _watch(self, group: str, name: str, subject: str) -> None:
         """What must be certain before a call leaves."""
-        data = self.disk.survivors(self.folder.journal)
-        if data != self.parsed[0]:
-            self.parsed = (data, parse(data, where="journal")[0])
-        events = self.parsed[1]
+        events = self._durable_events()
         if name == "create":
             intents = [e for e in events if e["kind"] in ("create_intent", "rejected", "created")]
             if not intents or not any(e["kind"] == "create_intent" and e["file_id"] == subject for e in intents):
@@ -605,6 +602,19 @@ class Schedule:
             if not any(e["kind"] == "created" and e["batch_id"] == witness.owed for e in events):
                 raise Broken(f"batch {witness.owed} was not recorded before {name}")
             witness.owed = None
+
+    def _durable_events(self) -> list[dict[str, Any]]:
+        """What of the journal survives a power loss now; only what is new of it is parsed."""
+        data = self.disk.survivors(self.folder.journal)
+        before, events = self.parsed
+        if data != before:
+            grown = before.endswith(b"\n") and data.startswith(before)
+            if grown:
+                lines = map(decode, data[len(before) :].splitlines())
+                self.parsed = (data, events + [event for event in lines if event is not None])
+            else:
+                self.parsed = (data, parse(data, where="journal")[0])
+        return self.parsed[1]
 
     def _check_cancel(self, events: list[dict[str, Any]], batch_id: str) -> None:
         """Only what a person gave up, and a second batch of one submission, may be cancelled."""
