@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from batchling import journal, ledger
+from batchling import journal
 from batchling.api import pruning
 from batchling.collect import failure, limit
 from batchling.disk import Disk
 from batchling.errors import CallAmbiguous
+from batchling.ledger import State, decisions
 from batchling.models import Batch, Submission
 from batchling.runner import (
     adoption,
@@ -155,7 +156,7 @@ MUTANTS = [
     ),
     Mutant(
         "no settling time",
-        without(ledger, "decide", ("+ settling_seconds(lane, shard, attempt, policy)", "+ 0.0")),
+        without(decisions, "decide", ("+ settling_seconds(lane, shard, attempt, policy)", "+ 0.0")),
     ),
     Mutant(
         "the settling time is measured with the wall clock",
@@ -265,11 +266,11 @@ MUTANTS = [
     ),
     Mutant(
         "the budget ignores what is unresolved",
-        without(ledger.State, "worst", ("if attempt.may_cost:", "if attempt.may_cost and attempt.presumed:")),
+        without(State, "worst", ("if attempt.may_cost:", "if attempt.may_cost and attempt.presumed:")),
     ),
     Mutant(
         "the budget forgets what was taken for absent",
-        without(ledger.State, "worst", ("if attempt.may_cost:", "if attempt.phase in UNRESOLVED:")),
+        without(State, "worst", ("if attempt.may_cost:", "if attempt.phase in UNRESOLVED:")),
         ("hostile-default",),
     ),
     Mutant(
