@@ -1,4 +1,4 @@
-"""mkdocs hook: the page of decisions lists what is in its folder."""
+"""mkdocs hook: the decision records are listed from their folder, in the navigation and on their index page."""
 
 from __future__ import annotations
 
@@ -8,12 +8,28 @@ from typing import Any
 DECISIONS = Path(__file__).parent / "decisions"
 
 
-def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
-    """Adds the list of decisions, by number, to their index."""
-    if page.file.src_uri != "decisions/index.md":
-        return markdown
-    lines = []
+def _records() -> list[tuple[str, str]]:
+    """(file name, title) of every record, by number."""
+    found = []
     for path in sorted(DECISIONS.glob("[0-9]*.md")):
         title = path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
-        lines.append(f"* [{path.name[:4]}]({path.name}) {title}")
+        found.append((path.name, title.removeprefix(f"{path.name[:4]}. ")))
+    return found
+
+
+def on_config(config: Any, **_: Any) -> Any:
+    """Fills the navigation's section of decisions."""
+    pages: list[Any] = ["decisions/index.md"]
+    pages += [{f"{name[:4]} {title}": f"decisions/{name}"} for name, title in _records()]
+    for section in config["nav"]:
+        if "Decisions" in section:
+            section["Decisions"] = pages
+    return config
+
+
+def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
+    """Adds the list of decisions to their index."""
+    if page.file.src_uri != "decisions/index.md":
+        return markdown
+    lines = [f"* [{name[:4]}]({name}) {title}" for name, title in _records()]
     return markdown + "\n" + "\n".join(lines) + "\n"
