@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-MAX_SHARDS = 9999
-"""A custom_id has four digits for the shard's number."""
+MAX_SHARDS = 999_999
+"""Batches of one plan. A custom_id has four digits for the shard's number, and more from 10,000 on: at most 58 characters."""
 
 
 class KeySet:

@@ -1,9 +1,10 @@
-"""P13: what the provider hears while batches wait. The clock is moved by whoever sleeps, so an hour takes a moment."""
+"""P13 and P17: what the provider hears while batches wait. The clock is moved by whoever sleeps, so an hour takes a moment."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from bench import stand_in, workload
 from bench.measure import Work
@@ -20,12 +21,14 @@ class _Clock:
 
         self.started = self.moment = time.time()
         self.until: float | None = None
+        self.looks = 0
 
     def now(self) -> float:
         return self.moment
 
     def sleep(self, seconds: float) -> None:
         self.moment += seconds
+        self.looks += 1
         if self.until is not None and self.moment >= self.until:
             raise KeyboardInterrupt
 
@@ -51,7 +54,7 @@ def wait_an_hour(folder: str, batches: int) -> Work:
     stand_in.install(place / "adapter")
     data = place / "rows.csv"
     workload.write_rows(data, batches)
-    provider = stand_in.config(place / "provider")
+    provider = stand_in.config(place / "provider") | {"limits": {"creations_per_hour": None}}
     experiment = workload.experiment(
         place / "experiment", data, provider=provider, limits={"max_requests": 1}, tokens="off"
     )
@@ -71,11 +74,13 @@ def wait_an_hour(folder: str, batches: int) -> Work:
     (place / "provider" / "waiting").touch()
     advance(workspace, opened.folder, detach=True)
 
-    def work() -> dict[str, int]:
+    def work() -> dict[str, Any]:
         stand_in.calls.clear()
+        clock.looks = 0
         clock.until = clock.now() + HOUR
         with suppress(DetachedError):
             advance(workspace, opened.folder)
-        return dict(stand_in.calls)
+        journal = opened.folder.journal.stat().st_size
+        return {"calls": dict(stand_in.calls), "looks": clock.looks, "journal_bytes": journal}
 
     return work

@@ -22,7 +22,7 @@ from batchling.journal import decode, read
 from batchling.ledger import InvariantError, State, apply
 from batchling.models import KEY_LENGTH
 from batchling.packing import KeySet
-from batchling.runner.folder import PlanFolder, folders
+from batchling.runner.folder import PlanFolder, folders, shard_numbers
 from batchling.runner.sealing import check_seal
 from batchling.runner.shards import chunks, read_index
 
@@ -282,14 +282,12 @@ def may_have(disk: Disk, folder: PlanFolder) -> KeySet:
                 keys.add_many(_answered(disk, folder.responses / file))
         return keys
     sent = {event.get("shard") for event in events if event.get("kind") in _SENDING} if intact else None
-    numbers: dict[str, None] = {}
-    for names in (disk.names(folder.requests), disk.names(folder.responses)):
-        numbers |= {file[:4]: None for file in names if file[:4].isdigit()}
-    for number in numbers:
-        if sent is None or int(number) in sent:
-            keys.add_many(_keys_of(disk, folder, int(number)))
+    numbers = shard_numbers([*disk.names(folder.requests), *disk.names(folder.responses)])
+    for number in sorted(numbers):
+        if sent is None or number in sent:
+            keys.add_many(_keys_of(disk, folder, number))
     unknown = sent is None and not any(file.endswith(".jsonl") for file in disk.names(folder.requests))
-    if unknown or (sent and not sent <= {int(number) for number in numbers}):
+    if unknown or (sent and not sent <= numbers):
         for file in disk.names(folder.manifest):
             keys.add_many(_good(_last_cells(disk, folder.manifest / file)))
     return keys

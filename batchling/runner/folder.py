@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -53,6 +54,12 @@ LARGEST_DOCUMENT = 512 << 20
 
 MOMENT = "%Y%m%d-%H%M%S"
 """How a plan's id begins, in UTC."""
+
+
+def shard_numbers(names: Iterable[str]) -> set[int]:
+    """The shards whose files are among these of `requests/` or `responses/`: `0001.jsonl`, `10000.1.output.jsonl`."""
+    firsts = (name.partition(".")[0] for name in names)
+    return {int(first) for first in firsts if first.isascii() and first.isdigit()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from batchling.journal import Journal
 from batchling.ledger import Attempt, Lane, Pace, Phase, Policy, Shard, State, apply, check
 from batchling.models import Batch, Price
 from batchling.providers import Client, Envelope
-from batchling.runner.folder import PlanFolder
+from batchling.runner.folder import PlanFolder, shard_numbers
 from batchling.runner.judging import Schemas
 from batchling.runner.shards import LaneShape
 from batchling.runner.telling import Telling
@@ -274,8 +274,8 @@ class Session:
 
 def _goes_on(disk: Disk, folder: PlanFolder, state: State) -> bool:
     """There are files of shards that the journal does not know, or of batches that it has not sent: its end may be missing."""
-    planned = [int(name[:4]) for name in disk.names(folder.requests) if name[:4].isdigit()]
-    answered = {int(name[:4]) for name in disk.names(folder.responses) if name[:4].isdigit()}
+    planned = shard_numbers(disk.names(folder.requests))
+    answered = shard_numbers(disk.names(folder.responses))
     sent = {s.number for s, a in state.attempts() if a.intent_at is not None or a.phase is not Phase.PLANNED}
     return max(planned, default=0) > max(state.shards, default=0) or not answered <= sent
 

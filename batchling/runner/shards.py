@@ -106,9 +106,9 @@ class ShardWriter:
         shape = self.lanes[lane]
         shard = self._open.get(lane)
         number = self.next if shard is None else shard.number
-        # The custom_id is of one length whatever the shard's number, so the line's size is known before its place.
         line = shape.encode(f"{key}-{self.folder.tail}-{number:04d}", shape.path, body)
-        size = len(line)
+        # The line's size is known before its place: the next shard's number has as many digits as this one's, or one more.
+        size = len(line) + len(f"{self.next:04d}") - len(f"{number:04d}")
         longest = self._longest[lane]
         if longest is not None and size > longest:
             limit = shape.limits.max_line_bytes
@@ -136,6 +136,7 @@ class ShardWriter:
                 index_buffer=[INDEX_HEADER],
             )
         assert shard is not None  # a lane's first request begins a shard
+        size = len(line)
         shard.buffer.append(line)
         shard.index_buffer.append(
             f"{key},{parent},{'' if tokens is None else tokens},{size},{schema},{lane}\n".encode()
