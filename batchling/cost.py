@@ -3,7 +3,8 @@
 A price is one of, in this order: what the config says (`model.price`), the provider's batch price in
 genai-prices, its standard price times the provider's published batch factor (and its source says so), or
 unknown. A standard price is never passed off as a batch price. The embedded server costs nothing, unless it forwards
-to somebody else's machine, or to any with a `model.price`.
+to somebody else's machine, or to any with a `model.price`. What it makes up may be said to cost something
+(`provider.engine.pretend`), so that budgets and comparisons can be tried.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ def price_of(model: ModelConfig, provider: ProviderConfig, *, now: date) -> Pric
         provider: names itself in genai-prices with `prices`, else is found by `base_url`.
         now: the day whose prices are asked for; price tables are dated.
     """
+    if provider.engine is not None and (pretend := provider.engine.pretend) is not None:
+        return Price(pretend.input, pretend.output, pretend.cached, source="pretend (provider.engine.pretend)")
     forwards = provider.engine is not None and provider.engine.kind == "http"
     priced = forwards and model.price is not None  # what listens on this machine may be a proxy that pays for it
     if provider.name == "local" and not priced and not _pays_upstream(provider):

@@ -175,5 +175,10 @@ class Price:
     batch: bool = True
     source: str = ""
 
+    @property
+    def pretend(self) -> bool:
+        """Made up for a rehearsal: nothing is paid."""
+        return self.source.startswith("pretend")
+
 
 JsonObject = dict[str, Any]

@@ -324,13 +324,18 @@ def address(config: Config) -> str:
     """What stands for the provider's place in a key.
 
     The base URL without a trailing slash. The embedded server's port changes from run to run, so
-    there it is `engine:<kind>`, and `engine:http:<upstream>` where it forwards to another endpoint.
+    there it is `engine:<kind>`, and `engine:http:<upstream>` where it forwards to another endpoint. What makes simulated answers
+    others, a seed or faults, stands behind the kind.
     """
     engine = config.provider.engine
     if engine is None:
         return (config.provider.base_url or "").rstrip("/")
     if engine.kind == "http":
         return f"engine:http:{(engine.upstream or '').rstrip('/')}"
+    varied = {name: share for name, share in engine.faults if share}
+    if engine.kind == "simulated" and (engine.seed or varied):
+        said = [f"seed={engine.seed}", *(f"{name}={share:g}" for name, share in sorted(varied.items()))]
+        return f"engine:{engine.kind}:{','.join(said)}"
     return f"engine:{engine.kind}"
 
 

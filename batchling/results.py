@@ -68,6 +68,11 @@ class Results:
         return bool(self._document["simulated"])
 
     @property
+    def pretend(self) -> bool:
+        """Their cost is made up too: `provider.engine.pretend`."""
+        return any((run["price"] or {}).get("source", "").startswith("pretend") for run in self._document["runs"])
+
+    @property
     def run_ids(self) -> tuple[str, ...]:
         """The runs, in the order of the sweep."""
         return tuple(run["run_id"] for run in self._document["runs"] if self.run_id in (None, run["run_id"]))

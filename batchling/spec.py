@@ -84,6 +84,25 @@ class ModelConfig(Section):
     price_as: str | None = Field(default=None, description="Look the price up as this model, e.g. on Azure.")
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class FaultsConfig(Section):
+    """What goes wrong at the simulated engine: a share of the requests each, chosen by the request and the seed."""
+
+    invalid: Share = Field(default=0.0, description="Answers that do not fit the schema (where there is one).")
+    truncated: Share = Field(default=0.0, description="Answers cut as if at the limit of output tokens.")
+    refused: Share = Field(default=0.0, description="Answers in which the model declines.")
+    filtered: Share = Field(default=0.0, description="Answers cut by a content filter.")
+    error: Share = Field(default=0.0, description="Error rows (500), the same at each attempt.")
+
+    @model_validator(mode="after")
+    def _parts_of_one(self) -> FaultsConfig:
+        if (total := sum(share for _, share in self)) > 1 + 1e-9:
+            raise ValueError(f"the shares add up to {total:g}, more than 1")
+        return self
+
+
 class EngineConfig(Section):
     """What answers the requests of the embedded server."""
 
@@ -102,6 +121,13 @@ class EngineConfig(Section):
     tpm: PositiveInt | None = Field(default=None, description="http: tokens per minute.")
     retries: int = Field(default=5, ge=0, description="http: attempts after the first for 408, 429 and 5xx.")
     timeout_seconds: PositiveFloat = Field(default=600.0, description="http: of one request.")
+    seed: int = Field(default=0, description="simulated: another seed, other answers.")
+    faults: FaultsConfig = Field(default=FaultsConfig(), description="simulated: what goes wrong, a share each.")
+    pretend: PriceConfig | None = Field(
+        default=None,
+        description="simulated, echo: USD per million tokens that answers are said to cost, for trying out budgets and "
+        "comparisons; null: nothing.",
+    )
 
 
 class ProviderLimits(Section):

@@ -403,6 +403,8 @@ def _ask(session: Session, threshold: Decimal, confirm: Confirm | None) -> None:
         return
     requests = sum(s.rows for s in unsent)
     what = f"{requests:,} request{'s' * (requests != 1)} in {len(unsent)} batch{'es' * (len(unsent) != 1)}"
+    if any(kit.price is not None and kit.price.pretend for kit in session.kits):
+        what += " at pretend prices"
     if repaired:
         what += ", and repairs of all answers,"
     if doubted:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import click
 
 from batchling.cli.figures import count, duration, usd
-from batchling.cli.screen import SIMULATED, live
+from batchling.cli.screen import live, simulated
 from batchling.errors import CallError, CallRefused
 from batchling.ledger import UNSENT, Phase
 from batchling.printable import one_line
@@ -354,7 +354,7 @@ class Live:
             grid.add_row("oldest", f"in flight for {duration(now - progress.oldest)}")
         title = Text(progress.plan_id, style="bold")
         if progress.simulated:
-            title.append(f"  {SIMULATED}", style="yellow")
+            title.append(f"  {simulated(progress.spent, progress.worst)}", style="yellow")
         parts: list[Any] = [title, grid]
         if trouble is not None:
             parts.append(Text(trouble.line(now), style="red"))

@@ -5,9 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from decimal import Decimal
 
 SIMULATED = "[simulated: no model was asked]"
 """Stands wherever a person sees answers that were made up."""
+
+PRETEND = "[simulated: no model was asked, nothing is paid: the prices are pretend]"
+"""The same, where `provider.engine.pretend` gives made-up answers a price."""
+
+
+def simulated(*amounts: Decimal | None) -> str:
+    """What stands beside made-up answers. `amounts`: what they are said to cost; without pretend prices that is nothing."""
+    return PRETEND if any(amounts) else SIMULATED
 
 
 def width() -> int | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchling.cli.figures import count, plural, reasons, usd
-from batchling.cli.screen import SIMULATED, width
+from batchling.cli.screen import simulated, width
 from batchling.cli.shell import Shell
 from batchling.cli.table import Number, table
 from batchling.errors import BatchlingError
@@ -39,7 +39,7 @@ def show_outcome(shell: Shell, outcome: Outcome, *, worked: bool) -> None:
     """Prints it on stdout; `worked`: this call sent or collected something."""
     lines = [f"{printable(outcome.experiment)}: {REASONS.get(outcome.reason, outcome.reason)}   plan {outcome.plan_id}"]
     if outcome.simulated:
-        lines[0] += f"   {SIMULATED}"
+        lines[0] += f"   {simulated(outcome.actual_usd, *(run.cost_usd for run in outcome.runs))}"
     lines.append(f"  {_bought(outcome, worked)}")
     if outcome.not_received:
         lines.append(f"  {printable(told(outcome.not_received))}")

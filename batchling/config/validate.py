@@ -14,7 +14,7 @@ from batchling.config import keys, secret
 from batchling.config.origin import LazyOrigins, Origin, lookup, rewritten
 from batchling.config.tree import clone
 from batchling.errors import ConfigError
-from batchling.spec import Config
+from batchling.spec import Config, FaultsConfig
 
 MISSING = "???"
 _SHOWN = 60
@@ -346,6 +346,16 @@ def _contradictions(config: Config) -> list[tuple[str, str]]:
         found.append(("provider.base_url", f"expected an http or https URL, got {_show(provider.base_url)}"))
     if provider.engine is not None and provider.engine.kind == "http" and not provider.engine.upstream:
         found.append(("provider.engine.upstream", "the http engine needs it, e.g. http://127.0.0.1:11434/v1"))
+    if (engine := provider.engine) is not None:
+        if engine.pretend is not None and (engine.kind == "http" or provider.base_url is not None):
+            found.append(
+                (
+                    "provider.engine.pretend",
+                    "only answers that are made up in this process have a pretend price; elsewhere: model.price",
+                )
+            )
+        if engine.kind != "simulated" and engine.faults != FaultsConfig():
+            found.append(("provider.engine.faults", f"only the simulated engine makes them, not {engine.kind}"))
     if config.budget.usd is not None and model.max_output_tokens is None and model.endpoint != "embeddings":
         found.append(
             (

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor, Future, wait
@@ -43,6 +44,8 @@ ROWS_BETWEEN_BREATHS = 32
 """After so many rows the interpreter is handed to the threads that serve HTTP."""
 
 DISK_PAUSE_SECONDS = 5.0
+
+_KEY = re.compile(rb'"(k1-[0-9a-f]{40})-')
 
 HALTS = {
     "expired": ("batch_expired", "This request could not be executed before the completion window expired."),
@@ -313,7 +316,7 @@ class BatchRun:
             lines: list[_Line] = []
             while time.monotonic() < due:
                 group = list(itertools.islice(rows, ROWS_BETWEEN_BREATHS))
-                lines.extend(self._line(index, name, self._ask(body)) for index, name, body in group)
+                lines.extend(self._line(index, name, self._ask(body, name)) for index, name, body in group)
                 if len(group) < ROWS_BETWEEN_BREATHS:
                     yield from self._keep(lines)
                     return
@@ -332,7 +335,7 @@ class BatchRun:
                 yield due
             if self._halt() is not None and due > self._expires_at:
                 return
-            yield from self._keep([self._line(index, name, self._ask(body)) for index, name, body in group])
+            yield from self._keep([self._line(index, name, self._ask(body, name)) for index, name, body in group])
             if self._status() == "cancelling":
                 return
 
@@ -344,7 +347,7 @@ class BatchRun:
                 self._withdraw()
             else:
                 for index, name, body in itertools.islice(rows, 2 * self.engine.parallel - len(self.pending)):
-                    future = pool.submit(self._ask, body)
+                    future = pool.submit(self._ask, body, name)
                     self.pending[future] = (index, name)
                     future.add_done_callback(lambda _: self.wake())
             if not self.pending:
@@ -368,10 +371,11 @@ class BatchRun:
                 lines.append(self._line(index, name, future.result()))
         return lines
 
-    def _ask(self, body: dict[str, Any]) -> Answer:
-        """One answer. Whatever a hostile body does to an engine is that row's error and nobody else's."""
+    def _ask(self, body: dict[str, Any], custom_id: bytes) -> Answer:
+        """One answer; a request's key is read from its `custom_id` (JSON text), where that is ours. Whatever a hostile body does to an engine is that row's error and nobody else's."""
+        found = _KEY.match(custom_id)
         try:
-            return self.engine.answer(self.endpoint, body)
+            return self.engine.answer(self.endpoint, body, found[1].decode() if found else "")
         except Exception as error:  # the boundary between strangers' rows and the server
             message = f"The engine failed on this request: {type(error).__name__}"
             return Answer(500, dump(error_body(message, kind="server_error", code="engine_error")))

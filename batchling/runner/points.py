@@ -15,7 +15,7 @@ import orjson
 
 from batchling import cost, providers, schema, tokens
 from batchling.catalog import plan_files, references
-from batchling.errors import DataError, UsageError
+from batchling.errors import ConfigError, DataError, UsageError
 from batchling.ledger import Lane
 from batchling.models import Price
 from batchling.packing import ShardLimits
@@ -23,7 +23,7 @@ from batchling.providers import Envelope
 from batchling.request import address
 from batchling.runner.shards import LaneShape
 from batchling.schema import OutputSchema
-from batchling.spec import Config, Spec
+from batchling.spec import Config, EngineConfig, Spec
 
 UNHASHED = ("budget", "limits", "retry", "paths", "description", "sweep", "environment")
 """Sections that say how to wait, pack and pay, not what to ask: they make no new plan."""
@@ -31,6 +31,9 @@ UNHASHED = ("budget", "limits", "retry", "paths", "description", "sweep", "envir
 MODEL_FACTS = ("context_tokens", "refuses", "strict_schema", "json_mode")
 """Keys of `model` that a plan's notes and errors rest on, and how the schema is sent: that is in the schema's hash."""
 
+
+LATER_ENGINE = EngineConfig().model_dump(mode="json", include={"seed", "faults", "pretend"})
+"""Keys of `provider.engine` that came later, with the values that say nothing."""
 
 UNASKED = ("allow_http", "key_origins")
 """Keys of `provider` that say where a key may go, not what is asked."""
@@ -281,7 +284,20 @@ def make_ready(specs: Sequence[Spec]) -> tuple[list[Point], list[LanePlan]]:
                 schema_sha256=schema_sha,
             )
         )
+    _check_pretend(points)
     return points, list(lanes.values())
+
+
+def _check_pretend(points: Sequence[Point]) -> None:
+    """Money that is made up is never added to money that is paid."""
+    pretending = [p for p in points if p.price is not None and p.price.pretend]
+    paying = [p for p in points if p.price is None or (not p.price.pretend and (p.price.input or p.price.output))]
+    if pretending and paying:
+        raise ConfigError(
+            f"{pretending[0].spec.config.model.id} has a pretend price and {paying[0].spec.config.model.id} a real one: "
+            "their costs cannot stand in one plan",
+            next_command="run them as two plans, or set provider=local provider.engine.pretend for all of them",
+        )
 
 
 def asked(document: dict[str, Any]) -> dict[str, Any]:
@@ -290,6 +306,10 @@ def asked(document: dict[str, Any]) -> dict[str, Any]:
     provider = {k: v for k, v in document["provider"].items() if k not in UNASKED}
     if not provider.get("headers_env"):
         provider.pop("headers_env", None)
+    if provider.get("engine") is not None:
+        provider["engine"] = {
+            k: v for k, v in provider["engine"].items() if k not in LATER_ENGINE or v != LATER_ENGINE[k]
+        }
     # Retired keys stand in the identity of earlier plans with these values.
     provider |= {"one_model": True, "one_endpoint": True}
     provider["capabilities"] = {**provider["capabilities"], "list_filter": None}

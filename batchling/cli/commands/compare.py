@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchling.cli.figures import count, duration, usd
-from batchling.cli.screen import SIMULATED, width
+from batchling.cli.screen import simulated, width
 from batchling.cli.shell import Shell, common, pass_shell
 from batchling.cli.summary import not_ok
 from batchling.cli.table import Number, table
@@ -71,7 +71,11 @@ def _names(text: str | None) -> tuple[str, ...] | None:
 def describe(found: Comparison, most: int) -> list[str]:
     """The comparison as lines for a person."""
     title = "compared: " + ", ".join(found.plans)
-    lines = [title + (f"   {SIMULATED}" if found.simulated else ""), "", _points(found, most)]
+    lines = [
+        title + (f"   {simulated(*(point.cost_usd for point in found.points))}" if found.simulated else ""),
+        "",
+        _points(found, most),
+    ]
     if len(found.points) > most:
         lines.append(f"… and {len(found.points) - most:,} more: --all")
     shown = {point.name for point in found.points[:most]}

@@ -9,7 +9,7 @@ import click
 
 from batchling.cli.commands.arguments import experiment_argument, fresh_option, multirun_option, retry_option
 from batchling.cli.figures import count, duration, plural, reasons, size, usd
-from batchling.cli.screen import SIMULATED, width
+from batchling.cli.screen import simulated, width
 from batchling.cli.shell import Shell, common, pass_shell
 from batchling.cli.table import table
 from batchling.printable import printable
@@ -70,7 +70,7 @@ def plan_command(
 def describe(report: PlanReport) -> list[str]:
     """The report as lines for a person."""
     title = f"{report.experiment}: {plural(report.runs, 'run')}, {plural(report.rows, 'row')}"
-    lines = [title + (f"   {SIMULATED}" if report.simulated else "")]
+    lines = [title + (f"   {simulated(report.estimated_usd, report.max_usd)}" if report.simulated else "")]
     parts = [plural(report.requests, "request") + " to send"]
     if report.duplicates:
         parts.append(f"{count(report.duplicates)} equal ones folded")

@@ -16,7 +16,7 @@ import click
 
 from batchling.cli.commands.arguments import plan_argument
 from batchling.cli.figures import plural
-from batchling.cli.screen import SIMULATED, width
+from batchling.cli.screen import PRETEND, SIMULATED, width
 from batchling.cli.shell import Shell, common, pass_shell
 from batchling.printable import printable
 
@@ -112,8 +112,12 @@ def _is_simulated(reference: Reference) -> bool:
 
 
 def _header(reference: Reference, simulated: bool) -> str:
+    from batchling.results import Results
+
     name = reference.run_id or reference.plan_id
-    return name + (f"   {SIMULATED}" if simulated else "")
+    if not simulated:
+        return name
+    return f"{name}   {PRETEND if Results(reference.plan_dir).pretend else SIMULATED}"
 
 
 def _not_received(shell: Shell, reference: Reference) -> tuple[Doubt, ...]:

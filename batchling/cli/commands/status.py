@@ -11,7 +11,7 @@ import click
 
 from batchling.cli.commands.arguments import plan_argument
 from batchling.cli.figures import count, duration, moment, reasons, usd
-from batchling.cli.screen import SIMULATED, width
+from batchling.cli.screen import PRETEND, SIMULATED, simulated, width
 from batchling.cli.shell import Shell, common, pass_shell
 from batchling.cli.table import table
 from batchling.printable import one_line, printable
@@ -58,7 +58,8 @@ def status_command(shell: Shell, plan: str | None, every: bool) -> int:
     if len(shown) < len(plans):
         shell.say(f"{len(plans) - len(shown):,} older finished plans: batchling status --all")
     if any(p.simulated for p in shown):
-        shell.say("* simulated: no model was asked")
+        pretend = any(p.simulated and p.actual_usd for p in shown)
+        shell.say("* " + (PRETEND if pretend else SIMULATED).strip("[]"))
     return 0
 
 
@@ -117,7 +118,7 @@ def describe(plan: PlanStatus, now: float) -> list[str]:
     from batchling.runner.doubts import told
 
     head = f"{plan.plan_id}   {plan.state}"
-    lines = [head + (f"   {SIMULATED}" if plan.simulated else "")]
+    lines = [head + (f"   {simulated(plan.actual_usd, plan.worst_usd)}" if plan.simulated else "")]
     made = f"made {moment(plan.created_at)}"
     if plan.finished_at is not None:
         made += f", finished {moment(plan.finished_at)} ({duration(plan.finished_at - plan.created_at)})"

@@ -40,8 +40,12 @@ class Engine(Protocol):
     name: str
     parallel: int
 
-    def answer(self, endpoint: str, body: dict[str, Any]) -> Answer:
-        """Answers a request to `endpoint` (e.g. `/v1/chat/completions`)."""
+    def answer(self, endpoint: str, body: dict[str, Any], key: str = "") -> Answer:
+        """Answers a request to `endpoint` (e.g. `/v1/chat/completions`).
+
+        Args:
+            key: the request's key, which tells repeats apart; "": not known. Only made-up answers depend on it.
+        """
         ...
 
     def models(self) -> list[str] | None:
@@ -69,7 +73,7 @@ def make_engine(config: EngineConfig, key: str | None = None) -> Engine:
 def _simulated(config: EngineConfig, key: str | None) -> Engine:
     from batchling.local.engines.simulated import SimulatedEngine
 
-    return SimulatedEngine()
+    return SimulatedEngine(config.seed, config.faults)
 
 
 def _echo(config: EngineConfig, key: str | None) -> Engine:

@@ -7,12 +7,15 @@ import struct
 from collections.abc import Sequence
 from hashlib import shake_256
 from math import sqrt
-from typing import Any
+from typing import Any, Literal
 
 from batchling.models import Usage
 
 FINGERPRINT = "simulated"
 """`system_fingerprint` of every answer that no model gave."""
+
+Ending = Literal["stop", "length", "refusal", "content_filter"]
+"""How an answer ended: whole, cut at the limit of output tokens, declined in words, cut by a content filter."""
 
 DEFAULT_DIMENSIONS = {"text-embedding-3-large": 3072}
 DIMENSIONS = 1536
@@ -20,9 +23,9 @@ MAX_DIMENSIONS = 16_384
 
 
 def chat_body(
-    answer_id: str, created: int, model: str, contents: Sequence[tuple[str, bool]], usage: Usage
+    answer_id: str, created: int, model: str, contents: Sequence[tuple[str, Ending]], usage: Usage
 ) -> dict[str, Any]:
-    """A chat completion. `contents`: text of each choice, and whether it was cut at the length limit."""
+    """A chat completion. `contents`: text of each choice, and how it ended."""
     prompt, completion = usage.input_tokens or 0, usage.output_tokens or 0
     return {
         "id": f"chatcmpl-{answer_id}",
@@ -32,11 +35,16 @@ def chat_body(
         "choices": [
             {
                 "index": index,
-                "message": {"role": "assistant", "content": text, "refusal": None, "annotations": []},
+                "message": {
+                    "role": "assistant",
+                    "content": None if end == "refusal" else text,
+                    "refusal": text if end == "refusal" else None,
+                    "annotations": [],
+                },
                 "logprobs": None,
-                "finish_reason": "length" if cut else "stop",
+                "finish_reason": "stop" if end == "refusal" else end,
             }
-            for index, (text, cut) in enumerate(contents)
+            for index, (text, end) in enumerate(contents)
         ],
         "usage": {
             "prompt_tokens": prompt,
@@ -56,11 +64,15 @@ def chat_body(
 
 
 def responses_body(
-    answer_id: str, created: int, body: dict[str, Any], text: str, cut: bool, usage: Usage
+    answer_id: str, created: int, body: dict[str, Any], text: str, end: Ending, usage: Usage
 ) -> dict[str, Any]:
-    """A response object with one message. `cut`: it stopped at `max_output_tokens`."""
+    """A response object with one message."""
     prompt, completion = usage.input_tokens or 0, usage.output_tokens or 0
+    cut = end in ("length", "content_filter")
     status = "incomplete" if cut else "completed"
+    part: dict[str, Any] = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    if end == "refusal":
+        part = {"type": "refusal", "refusal": text}
     metadata = body.get("metadata")
     return {
         "id": f"resp_{answer_id}",
@@ -70,7 +82,7 @@ def responses_body(
         "status": status,
         "background": False,
         "error": None,
-        "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+        "incomplete_details": {"reason": "max_output_tokens" if end == "length" else end} if cut else None,
         "instructions": body.get("instructions"),
         "max_output_tokens": body.get("max_output_tokens"),
         "model": body["model"],
@@ -80,7 +92,7 @@ def responses_body(
                 "type": "message",
                 "role": "assistant",
                 "status": status,
-                "content": [{"type": "output_text", "text": text, "annotations": [], "logprobs": []}],
+                "content": [part],
             }
         ],
         "parallel_tool_calls": True,

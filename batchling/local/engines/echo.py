@@ -18,7 +18,7 @@ class EchoEngine:
     name = "echo"
     parallel = 0
 
-    def answer(self, endpoint: str, body: dict[str, Any]) -> Answer:
+    def answer(self, endpoint: str, body: dict[str, Any], key: str = "") -> Answer:
         try:
             prompts.check_body(endpoint, body)
             if endpoint == "/v1/embeddings":
@@ -35,15 +35,24 @@ class EchoEngine:
         """Nothing is ever under way."""
 
 
-def speak(endpoint: str, body: dict[str, Any], texts: list[str], answer_id: str, created: int) -> Answer:
-    """Puts texts into a chat completion or a response, cut at the request's own limit of output tokens."""
+def speak(
+    endpoint: str, body: dict[str, Any], texts: list[str], answer_id: str, created: int, end: bodies.Ending = "stop"
+) -> Answer:
+    """Puts texts into a chat completion or a response, cut at the request's own limit of output tokens.
+
+    Args:
+        end: how the answers ended, where they are not cut.
+    """
     limit = prompts.positive(body, "max_completion_tokens", "max_tokens", "max_output_tokens")
-    contents = [_cut(text, limit) for text in texts]
+    contents: list[tuple[str, bodies.Ending]] = []
+    for text in texts:
+        kept, cut = _cut(text, limit)
+        contents.append((kept, "length" if cut else end))
     tokens = sum(max(1, prompts.estimate(text)) for text, _ in contents)
     usage = Usage(prompts.prompt_tokens(body), 0, tokens, 0)
     if endpoint == "/v1/responses":
-        text, cut = contents[0]
-        made = bodies.responses_body(answer_id, created, body, text, cut, usage)
+        text, ended = contents[0]
+        made = bodies.responses_body(answer_id, created, body, text, ended, usage)
     else:
         made = bodies.chat_body(answer_id, created, body["model"], contents, usage)
     return Answer(200, dump(made), usage)

@@ -123,7 +123,7 @@ class HttpEngine:
         except OSError:
             return
 
-    def answer(self, endpoint: str, body: dict[str, Any]) -> Answer:
+    def answer(self, endpoint: str, body: dict[str, Any], key: str = "") -> Answer:
         if body.get("stream"):
             return _failure(400, "Streaming is not supported here.", "unsupported_value", "invalid_request_error")
         data = dump(body)

@@ -13,6 +13,7 @@ from typing import Any
 from batchling.local.engines.draws import Draws
 from batchling.local.engines.pattern_sample import UnknownPattern, from_pattern
 from batchling.local.engines.string_formats import FORMATS
+from batchling.local.jsonl import dump
 
 MAX_NODES = 20_000
 """Values in one sample: a schema can ask for 10^9 items, an answer would not have them."""
@@ -37,6 +38,30 @@ def sample(schema: Any, draws: Draws) -> Any:
         CannotSample: no value was found.
     """
     return _Sampler(schema, draws).value(schema, 0)
+
+
+def unfit(schema: Any, value: Any, draws: Draws) -> str:
+    """Text of an answer that does not satisfy `schema`, in one of the ways that models have: a property with a value that
+    is none of its choices, or of another type; JSON that ends in the middle.
+
+    Args:
+        value: one that does satisfy it.
+    """
+    text = dump(value).decode()
+    wrong: dict[str, Any] = {}
+    if isinstance(value, dict) and isinstance(schema, dict):
+        properties = _Sampler(schema, draws).resolved(schema).get("properties")
+        for name, kind in properties.items() if isinstance(properties, dict) else ():
+            if name not in value or not isinstance(kind, dict) or isinstance(value[name], dict):
+                continue
+            if "enum" in kind or "const" in kind:
+                wrong[name] = "none of the choices (simulated)"
+            elif kind.get("type") in ("string", "integer", "number", "boolean", "array"):
+                wrong[name] = {"simulated": "of another type"}
+    if wrong and draws.below(3):
+        name = draws.choice(sorted(wrong))
+        return dump({**value, name: wrong[name]}).decode()
+    return f"Simulated: {text[: max(1, len(text) - 1)]}"
 
 
 class _Sampler:
