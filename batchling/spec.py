@@ -65,15 +65,24 @@ class ModelConfig(Section):
     tokenizer: str | None = Field(
         default=None, description="tiktoken encoding, e.g. o200k_base; null: chosen by the model's name."
     )
+    tokenizer_file: str | None = Field(
+        default=None,
+        description="The model's tokenizer.json, beside the config or from the working directory; counts exactly, with "
+        "the extra `tokenizers`.",
+    )
     token_factor: PositiveFloat = Field(
         default=1.0, description="Multiplies counted tokens, for models whose tokenizer is not available."
     )
     context_tokens: PositiveInt | None = Field(
         default=None, description="The longest input that the model takes, in tokens; null: not known."
     )
+    output_tokens: PositiveInt | None = Field(
+        default=None, description="The longest answer that the model can give, in tokens; null: not known."
+    )
     refuses: list[str] = Field(
         default_factory=list,
-        description="Parameters of the API that the model refuses, unless they have the API's default.",
+        description="Parameters of the API that the model refuses, unless they have the API's default, and endpoints "
+        "that it does not answer.",
     )
     strict_schema: bool = Field(default=True, description="The model takes a JSON Schema in the request.")
     json_mode: bool = Field(
@@ -82,6 +91,8 @@ class ModelConfig(Section):
     )
     price: PriceConfig | None = Field(default=None, description="USD per million tokens; null: the price tables.")
     price_as: str | None = Field(default=None, description="Look the price up as this model, e.g. on Azure.")
+    checked: str | None = Field(default=None, description="Day on which these facts were checked.")
+    source: list[str] = Field(default_factory=list, description="Where the facts come from.")
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -194,6 +205,15 @@ class ProviderConfig(Section):
     endpoints: list[Endpoint] = Field(
         default=["chat", "responses", "embeddings"], description="Those that it takes in batches."
     )
+    windows: list[str] = Field(
+        default_factory=list,
+        description="Windows that it accepts: one (`24h`) or a range of them (`24h..7d`). Empty: not known.",
+    )
+    refuses: list[str] = Field(
+        default_factory=list,
+        description="Parameters that no request in its batches may have, unless they have the API's default; "
+        "`json_schema`: a JSON Schema in the request.",
+    )
     endpoint_paths: dict[Endpoint, str] = Field(
         default_factory=dict, description="Where the provider's URL paths differ; {model} stands for the model's id."
     )
@@ -202,6 +222,10 @@ class ProviderConfig(Section):
         description="The body's name for model.max_output_tokens.",
     )
     strict_schema: bool = Field(default=True, description="Accepts response_format json_schema with strict: true.")
+    token_factor: PositiveFloat | None = Field(
+        default=None,
+        description="Multiplies counted tokens where the model has a tokenizer of its own and model.token_factor is not set.",
+    )
     prices: str | None = Field(default=None, description="The provider's id in genai-prices.")
     batch_factor: float | None = Field(
         default=None, ge=0, le=1, description="Batch price over standard price, where no batch price is listed."

@@ -67,6 +67,7 @@ DOORS = {
     "openai": {"providers"},
     "duckdb": {"duck", "source", "catalog", "results", "export"},
     "tiktoken": {"tokens"},
+    "tokenizers": {"tokens"},
     "starlette": {"local"},
     "uvicorn": {"local"},
     "genai_prices": {"cost"},

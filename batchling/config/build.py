@@ -78,6 +78,13 @@ def build_spec(
     if config.prompt.input is not None:
         document["prompt"]["input"], embedded = template(config.prompt.input, "prompt.input")
 
+    if config.model.tokenizer_file is not None and not recorded:
+        key = "model.tokenizer_file"
+        try:  # it is megabytes and changes no request: its place is recorded, not a copy
+            document["model"]["tokenizer_file"] = str(sources.find(config.model.tokenizer_file, _folder(origins, key)))
+        except FileMissing as e:
+            problems.append(Problem(key, str(e), lookup(origins, key)))
+
     schema_source: Any = None
     form = next(
         (f for f in ("fields", "pydantic", "json_schema") if getattr(config.output_schema, f) is not None), None

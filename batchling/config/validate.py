@@ -10,10 +10,11 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from batchling.config import keys, secret
+from batchling.config import keys, secret, windows
 from batchling.config.origin import LazyOrigins, Origin, lookup, rewritten
 from batchling.config.tree import clone
 from batchling.errors import ConfigError
+from batchling.schema.sending import sending
 from batchling.spec import Config, FaultsConfig
 
 MISSING = "???"
@@ -176,6 +177,7 @@ _API_DEFAULTS: dict[str, Any] = {
     "presence_penalty": 0,
     "frequency_penalty": 0,
     "logprobs": False,
+    "n": 1,
 }
 """What a model that refuses a parameter takes all the same, because it says what holds anyway."""
 
@@ -321,13 +323,19 @@ def _contradictions(config: Config) -> list[tuple[str, str]]:
         found.append(
             ("model.endpoint", f"{provider.name} has no {model.endpoint} endpoint in its Batch API (it has: {offered})")
         )
-    for name in model.refuses:
-        given = model.params.get(name)
-        if given is not None and not (name in _API_DEFAULTS and given == _API_DEFAULTS[name]):
-            hint = "use model.max_output_tokens" if name == "max_tokens" else "take it away"
-            found.append(
-                (f"model.params.{name}", f"{model.id} refuses it (model.refuses); {hint}, or choose another model")
-            )
+    elif model.endpoint in model.refuses:
+        others = ", ".join(name for name in provider.endpoints if name not in model.refuses)
+        hint = f"at {provider.name} it answers: {others}" if others else "choose another model"
+        found.append(("model.endpoint", f"{model.id} does not answer {model.endpoint} (model.refuses); {hint}"))
+    found += _refused(config)
+    if not windows.accepted(provider.completion_window, provider.windows):
+        offered = ", ".join(provider.windows)
+        found.append(
+            ("provider.completion_window", f"{provider.name} does not take {provider.completion_window}, only {offered}")
+        )
+    longest = model.output_tokens
+    if longest is not None and model.max_output_tokens is not None and model.max_output_tokens > longest:
+        found.append(("model.max_output_tokens", f"{model.id} gives {longest:,} at most (model.output_tokens)"))
     if model.endpoint == "embeddings":
         if prompt.input is None:
             found.append(
@@ -364,3 +372,32 @@ def _contradictions(config: Config) -> list[tuple[str, str]]:
             )
         )
     return found
+
+
+def _refused(config: Config) -> Iterator[tuple[str, str]]:
+    """Parameters that the model or the provider cannot take."""
+    model, provider = config.model, config.provider
+    for refuses, who, fact, way_out in (
+        (model.refuses, model.id, "model.refuses", "choose another model"),
+        (provider.refuses, provider.name, "provider.refuses", "choose another provider"),
+    ):
+        for name in refuses:
+            given = model.params.get(name)
+            if given is None or (name in _API_DEFAULTS and given == _API_DEFAULTS[name]):
+                continue
+            if fact == "provider.refuses" and name in model.refuses:
+                continue  # said already
+            hint = "use model.max_output_tokens" if name == "max_tokens" else "take it away"
+            yield f"model.params.{name}", f"{who} refuses it ({fact}); {hint}, or {way_out}"
+    has_schema = any((config.output_schema.fields, config.output_schema.pydantic, config.output_schema.json_schema))
+    if (
+        "json_schema" in provider.refuses
+        and has_schema
+        and model.endpoint != "embeddings"
+        and sending(config.output_schema, model) == "strict"
+    ):
+        yield (
+            "schema.send",
+            f"{provider.name} takes no JSON Schema in a request (provider.refuses); "
+            "schema.send=json_mode or schema.send=prompt asks for it in words",
+        )

@@ -28,15 +28,24 @@ from batchling.spec import Config, EngineConfig, Spec
 UNHASHED = ("budget", "limits", "retry", "paths", "description", "sweep", "environment")
 """Sections that say how to wait, pack and pay, not what to ask: they make no new plan."""
 
-MODEL_FACTS = ("context_tokens", "refuses", "strict_schema", "json_mode")
-"""Keys of `model` that a plan's notes and errors rest on, and how the schema is sent: that is in the schema's hash."""
+MODEL_FACTS = (
+    "context_tokens",
+    "output_tokens",
+    "refuses",
+    "strict_schema",
+    "json_mode",
+    "tokenizer_file",
+    "checked",
+    "source",
+)
+"""Keys of `model` that a plan's notes, errors and estimates rest on, and how the schema is sent: that is in its hash."""
 
 
 LATER_ENGINE = EngineConfig().model_dump(mode="json", include={"seed", "faults", "pretend"})
 """Keys of `provider.engine` that came later, with the values that say nothing."""
 
-UNASKED = ("allow_http", "key_origins")
-"""Keys of `provider` that say where a key may go, not what is asked."""
+UNASKED = ("allow_http", "key_origins", "windows", "refuses", "token_factor")
+"""Keys of `provider` that say where a key may go, what is an error before a plan is made or how tokens are estimated."""
 
 
 def sha256_json(value: Any) -> str:
@@ -262,13 +271,14 @@ def make_ready(specs: Sequence[Spec]) -> tuple[list[Point], list[LanePlan]]:
             config.tokens,
             config.model.id,
             config.model.tokenizer,
+            config.model.tokenizer_file,
             config.model.token_factor,
             config.provider.name,
+            config.provider.token_factor,
         )
         if counting not in counters:
-            counters[counting] = (
-                tokens.counter(config.model, config.provider) if config.tokens == "auto" else tokens.OffCounter()
-            )
+            with spec.placing():
+                counters[counting] = tokens.counter(config.model, config.provider, tokens=config.tokens)
         identity = asked(spec.document)
         points.append(
             Point(

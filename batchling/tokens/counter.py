@@ -1,4 +1,4 @@
-"""Counters: one interface, three ways to count, and which of them a model gets."""
+"""Counters: one interface, four ways to count, and which of them a model gets."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from batchling.errors import ConfigError
@@ -20,6 +21,7 @@ BYTES_PER_TOKEN = 3
 
 _REMEMBERED = 1024  # texts
 _PIECE = 200_000  # characters; longer texts are counted in pieces (the regex engine's stack, and time)
+_ESTIMATE = "estimate: the model has a tokenizer of its own; model.tokenizer_file counts exactly, model.token_factor corrects"
 _OPENAI_LIKE = re.compile(r"^(ft:)?(gpt-|chatgpt|o\d|text-embedding-|codex|computer-use)")
 
 
@@ -135,6 +137,57 @@ class OffCounter:
         return [None] * len(texts)
 
 
+class FileCounter:
+    """Counts with a model's own tokenizer, read from its `tokenizer.json`. Special tokens are counted as the file has them,
+    without those that it would put around a text: the framing of a request is an estimate of its own.
+
+    Raises:
+        ConfigError: the package `tokenizers` is not installed, or the file is not there or is no tokenizer.
+    """
+
+    exact = True
+
+    def __init__(self, path: str):
+        try:
+            import tokenizers
+        except ImportError:
+            raise ConfigError(
+                "model.tokenizer_file: counting with a tokenizer file needs the package tokenizers",
+                next_command="pip install 'batchling[tokenizers]' (or take model.tokenizer_file away for an estimate)",
+                key="model.tokenizer_file",
+            ) from None
+        self._path = path
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(path)
+        except Exception as error:  # its own type is a bare Exception
+            raise ConfigError(
+                f"model.tokenizer_file: {path} cannot be read as a tokenizer.json ({str(error)[:160]})",
+                key="model.tokenizer_file",
+            ) from None
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self.name = f"file:{PurePath(path).name}"
+        self.note = f"the model's own tokenizer ({PurePath(path).name})"
+        self._memory: dict[str, int] = {}
+
+    def count(self, text: str) -> int:
+        known = self._memory.get(text)
+        if known is None:
+            known = self.count_many([text])[0]
+            if len(self._memory) >= _REMEMBERED:
+                self._memory.clear()
+            self._memory[text] = known
+        return known
+
+    def count_many(self, texts: Sequence[str]) -> list[int]:
+        # A lone surrogate is no text for it; the request has its escape, which is longer than the mark that is counted.
+        whole = [text.encode("utf-8", "replace").decode() for text in texts]
+        return [len(found.ids) for found in self._tokenizer.encode_batch_fast(whole, add_special_tokens=False)]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FileCounter, (self._path,)
+
+
 def choose(model: ModelConfig, provider: ProviderConfig) -> tuple[str, bool, str]:
     """Which encoding counts for a model: its name, whether it is the model's own, and why in words. No network.
 
@@ -162,23 +215,29 @@ def choose(model: ModelConfig, provider: ProviderConfig) -> tuple[str, bool, str
         return "o200k_base", False, "estimate: tiktoken does not know this model yet"
     if provider.name == "local":
         return "o200k_base", False, "estimate: the local server's engine decides"
-    return "o200k_base", False, "estimate: the model has a tokenizer of its own; model.token_factor corrects it"
+    return "o200k_base", False, _ESTIMATE
 
 
 def counter(model: ModelConfig, provider: ProviderConfig, *, tokens: Literal["auto", "off"] = "auto") -> Counter:
     """The counter for a model. Never fails for want of a vocabulary and never takes more than a few seconds.
 
     Raises:
-        ConfigError: `model.tokenizer` is not an encoding that tiktoken knows.
+        ConfigError: `model.tokenizer` is not an encoding that tiktoken knows, or `model.tokenizer_file` cannot be used.
     """
     if tokens == "off":
         return OffCounter()
+    if model.tokenizer_file is not None:
+        return FileCounter(model.tokenizer_file)
     name, exact, why = choose(model, provider)
+    factor = model.token_factor
+    if not exact and factor == 1.0 and provider.token_factor is not None and provider.name != "local":
+        factor = provider.token_factor
+        why = f"{why} ({factor:g} at {provider.name}: provider.token_factor)"
     encoding, reason = vocabulary.encoding(name)
     if encoding is None:
         note = (
             f"estimate from the number of bytes: the vocabulary {name} is not available ({reason[:120]}); "
             "`pip install bpe-openai`, or set TIKTOKEN_CACHE_DIR to a folder that holds it"
         )
-        return ByteCounter(factor=model.token_factor, note=note)
-    return TiktokenCounter(encoding, factor=model.token_factor, exact=exact, note=why)
+        return ByteCounter(factor=factor, note=note)
+    return TiktokenCounter(encoding, factor=factor, exact=exact, note=why)

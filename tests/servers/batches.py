@@ -153,10 +153,11 @@ class BatchServer(Scripted):
         show: changes what is shown of a batch.
         answered: custom_id → times that it was answered (and billed).
         made: every batch, in order; uploads: every input file that arrived, by id.
+        root: the path below which it has its routes.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, root: str = "/v1") -> None:
+        super().__init__(root)
         self.row: Callable[[dict[str, Any]], Line] = fitting
         self.endings: list[Ending] = [Ending()]
         self.arrange: Callable[[list[bytes], list[bytes]], Files] = as_files
@@ -167,13 +168,13 @@ class BatchServer(Scripted):
         self.files: dict[str, bytes] = {}
         self.broken: list[Exception] = []
         self._state = threading.RLock()
-        self.on("POST", "/v1/files", self.normal)
-        self.on("GET", "/v1/files/*", self.normal)
-        self.on("DELETE", "/v1/files/*", self.normal)
-        self.on("POST", "/v1/batches", self.normal)
-        self.on("GET", "/v1/batches", self.normal)
-        self.on("GET", "/v1/batches/*", self.normal)
-        self.on("POST", "/v1/batches/*/cancel", self.normal)
+        self.on("POST", f"{root}/files", self.normal)
+        self.on("GET", f"{root}/files/*", self.normal)
+        self.on("DELETE", f"{root}/files/*", self.normal)
+        self.on("POST", f"{root}/batches", self.normal)
+        self.on("GET", f"{root}/batches", self.normal)
+        self.on("GET", f"{root}/batches/*", self.normal)
+        self.on("POST", f"{root}/batches/*/cancel", self.normal)
 
     # What tests ask
 
@@ -236,7 +237,7 @@ class BatchServer(Scripted):
     # The provider
 
     def _serve(self, request: Request) -> Behaviour:
-        parts = request.path.removeprefix("/v1/").split("/")
+        parts = request.path.removeprefix(f"{self.root}/").split("/")
         match (request.method, *parts):
             case ("POST", "files"):
                 return self._upload(request)

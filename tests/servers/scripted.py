@@ -105,9 +105,10 @@ def stall(until: threading.Event) -> Behaviour:
 
 
 class Scripted:
-    """The server. `url` is its base URL with `/v1`."""
+    """The server. `url` is its base URL, with `root` as its path."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: str = "/v1") -> None:
+        self.root = root
         self._routes: list[tuple[str, str, list[Behaviour]]] = []
         self._lock = threading.Lock()
         self.log: list[Request] = []
@@ -180,7 +181,7 @@ class Scripted:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+        return f"http://127.0.0.1:{self._server.server_address[1]}{self.root}"
 
     def on(self, method: str, pattern: str, *behaviours: Behaviour) -> None:
         """Scripts a route; it takes the place of an earlier one with the same pattern."""
