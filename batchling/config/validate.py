@@ -331,7 +331,10 @@ def _contradictions(config: Config) -> list[tuple[str, str]]:
     if not windows.accepted(provider.completion_window, provider.windows):
         offered = ", ".join(provider.windows)
         found.append(
-            ("provider.completion_window", f"{provider.name} does not take {provider.completion_window}, only {offered}")
+            (
+                "provider.completion_window",
+                f"{provider.name} does not take {provider.completion_window}, only {offered}",
+            )
         )
     longest = model.output_tokens
     if longest is not None and model.max_output_tokens is not None and model.max_output_tokens > longest:

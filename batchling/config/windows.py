@@ -24,6 +24,8 @@ def accepted(window: str, windows: Sequence[str]) -> bool:
 
     >>> accepted("48h", ["24h"]), accepted("3d", ["24h..7d"]), accepted("24h", [])
     (False, True, True)
+    >>> accepted("1d", ["24h"]), accepted("3d", ["24h..336h"])  # a unit that the provider need not understand
+    (False, False)
     """
     if not windows:
         return True
@@ -33,6 +35,8 @@ def accepted(window: str, windows: Sequence[str]) -> bool:
         shortest, longest = hours(first), hours(last if dots else first)
         if offered == window:
             return True
-        if dots and asked is not None and shortest is not None and longest is not None and shortest <= asked <= longest:
+        if not dots or asked is None or shortest is None or longest is None:
+            continue
+        if shortest <= asked <= longest and window[-1] in {first[-1], last[-1]}:
             return True
     return False

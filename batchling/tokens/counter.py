@@ -21,7 +21,9 @@ BYTES_PER_TOKEN = 3
 
 _REMEMBERED = 1024  # texts
 _PIECE = 200_000  # characters; longer texts are counted in pieces (the regex engine's stack, and time)
-_ESTIMATE = "estimate: the model has a tokenizer of its own; model.tokenizer_file counts exactly, model.token_factor corrects"
+_ESTIMATE = (
+    "estimate: the model has a tokenizer of its own; model.tokenizer_file counts exactly, model.token_factor corrects"
+)
 _OPENAI_LIKE = re.compile(r"^(ft:)?(gpt-|chatgpt|o\d|text-embedding-|codex|computer-use)")
 
 
@@ -237,7 +239,7 @@ def counter(model: ModelConfig, provider: ProviderConfig, *, tokens: Literal["au
     if encoding is None:
         note = (
             f"estimate from the number of bytes: the vocabulary {name} is not available ({reason[:120]}); "
-            "`pip install bpe-openai`, or set TIKTOKEN_CACHE_DIR to a folder that holds it"
+            "`pip install 'batchling[vocabulary]'`, or set TIKTOKEN_CACHE_DIR to a folder that holds it"
         )
         return ByteCounter(factor=factor, note=note)
     return TiktokenCounter(encoding, factor=factor, exact=exact, note=why)

@@ -260,6 +260,75 @@ def test_a_parameter_that_the_model_refuses_is_an_error_with_the_line_that_set_i
 
 
 @pytest.mark.parametrize(
+    ("overrides", "key", "told"),
+    [
+        (
+            ["model=custom", "model.id=k", "provider=kimi", "+model.params.top_p=0.5"],
+            "model.params.top_p: kimi refuses it (provider.refuses); take it away, or choose another provider",
+            "override: +model.params.top_p=0.5",
+        ),
+        (
+            ["model=custom", "model.id=k", "provider=kimi", "+model.params.n=2"],
+            "model.params.n: kimi refuses it",
+            "override: +model.params.n=2",
+        ),
+        (
+            ["model=gpt-5-mini", "provider.completion_window=48h"],
+            "provider.completion_window: openai does not take 48h, only 24h",
+            "override: provider.completion_window=48h",
+        ),
+        (
+            ["model=groq-gpt-oss-20b", "provider.completion_window=8d"],
+            "provider.completion_window: groq does not take 8d, only 24h..7d",
+            "override: provider.completion_window=8d",
+        ),
+        (
+            ["model=gpt-5-mini", "model.output_tokens=100", "model.max_output_tokens=101"],
+            "model.max_output_tokens: gpt-5-mini gives 100 at most (model.output_tokens)",
+            "override: model.max_output_tokens=101",
+        ),
+        (
+            ["model=gpt-5-mini", "model.refuses=[chat]"],
+            "model.endpoint: gpt-5-mini does not answer chat (model.refuses); at openai it answers: responses, embeddings",
+            "",
+        ),
+        (
+            ["model=custom", "model.id=glm", "provider=zhipu", "schema=yes_no"],
+            "schema.send: zhipu takes no JSON Schema in a request (provider.refuses); schema.send=json_mode or",
+            "",
+        ),
+    ],
+)
+def test_what_a_provider_or_a_model_cannot_take_is_an_error_before_anything_is_sent(
+    cli: Cli, project: Path, overrides: list[str], key: str, told: str
+) -> None:
+    write(project, ROWS + PROMPT)
+    answer = cli("plan", "ask", *overrides)
+    assert answer.code == 2 and key in answer.err and told in answer.err, answer.err
+    assert not list((project / "runs").glob("*/plan.json"))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [
+            "model=custom",
+            "model.id=k",
+            "provider=kimi",
+            "+model.params={n: 1, top_p: 1}",
+            "provider.completion_window=3d",
+        ],
+        ["model=groq-gpt-oss-20b", "provider.completion_window=168h"],
+        ["model=custom", "model.id=glm", "provider=zhipu", "schema=yes_no", "schema.send=json_mode"],
+    ],
+)
+def test_and_what_they_can_take_is_none(cli: Cli, project: Path, overrides: list[str]) -> None:
+    write(project, ROWS + PROMPT)
+    answer = cli("plan", "ask", *overrides)
+    assert answer.code == 0, answer.err
+
+
+@pytest.mark.parametrize(
     ("text", "overrides", "other"),
     [
         ("data: {rows: [{a: 1}], sql: select 1}\n", [], "give exactly one of"),

@@ -70,7 +70,9 @@ def strict(server: BatchServer, endpoint: str) -> Behaviour:
             "output_expires_after",
         }:
             return refuse(400, "invalid_request", f"unexpected: {given}")(request)
-        if any(f'"url":"{endpoint}"'.encode() not in line for line in server.uploads[given["input_file_id"]].splitlines()):
+        if any(
+            f'"url":"{endpoint}"'.encode() not in line for line in server.uploads[given["input_file_id"]].splitlines()
+        ):
             return refuse(400, "url_mismatch", "a line names another endpoint")(request)
         return server.normal(request)
 
@@ -146,7 +148,7 @@ def test_a_file_says_when_and_where_its_facts_were_found(make: Workbench, name: 
     provider = facts(name)
     assert provider.name == name and provider.checked == "2026-11-25"
     assert provider.source and all(source.startswith("https://") for source in provider.source)
-    assert provider.adapter == "openai" and provider.limits.max_requests or provider.limits.max_bytes
+    assert provider.adapter == "openai" and (provider.limits.max_requests or provider.limits.max_bytes)
     assert provider.windows or name == "litellm"
 
 

@@ -223,3 +223,65 @@ def test_a_counter_travels_to_another_process(small: tiktoken.Encoding) -> None:
         assert (copy.name, copy.note, copy.count("hello")) == ("small*2", "n", 4)
     finally:
         del tiktoken.registry.ENCODINGS["small"]
+
+
+@pytest.fixture
+def tokenizer_file(tmp_path: Path) -> Path:
+    """A model's own tokenizer: three words, anything else is unknown; it puts marks around a text when it is asked to."""
+    tokenizers = pytest.importorskip("tokenizers")
+    made = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({"[UNK]": 0, "a": 1, "bb": 2, "ccc": 3, "[CLS]": 4}, unk_token="[UNK]")
+    )
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.post_processor = tokenizers.processors.TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", 4)])
+    made.enable_truncation(2)
+    path = tmp_path / "tokenizer.json"
+    made.save(str(path))
+    return path
+
+
+def test_a_tokenizer_file_counts_exactly_whatever_the_file_cuts_or_adds(tokenizer_file: Path) -> None:
+    model = ModelConfig(id="m", tokenizer_file=str(tokenizer_file), token_factor=3.0)
+    count = counter(model, ProviderConfig(name="kimi", token_factor=1.2))
+    assert (count.name, count.exact, count.note) == (
+        "file:tokenizer.json",
+        True,
+        "the model's own tokenizer (tokenizer.json)",
+    )
+    assert count.count("a bb ccc a") == 4 and count.count("a bb ccc a") == 4
+    assert count.count_many(["", "a", "a what", "\ud800"]) == [0, 1, 2, 1]
+    assert pickle.loads(pickle.dumps(count)).count("a bb") == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"version": "1.0", "model": null}'])
+def test_a_file_that_is_no_tokenizer_says_so(tmp_path: Path, content: bytes) -> None:
+    pytest.importorskip("tokenizers")
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"model\.tokenizer_file: .*tokenizer\.json cannot be read"):
+        counter(ModelConfig(id="m", tokenizer_file=str(path)), ProviderConfig(name="kimi"))
+
+
+def test_without_the_package_the_next_command_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(ConfigError) as caught:
+        counter(ModelConfig(id="m", tokenizer_file="t.json"), ProviderConfig(name="kimi"))
+    assert "batchling[tokenizers]" in (caught.value.next_command or "")
+
+
+@pytest.mark.parametrize(
+    ("model", "facts", "provider", "name"),
+    [
+        ("kimi-k2.6", {}, {"name": "kimi", "token_factor": 1.2}, "bytes/3*1.2"),
+        ("kimi-k2.6", {"token_factor": 1.5}, {"name": "kimi", "token_factor": 1.2}, "bytes/3*1.5"),
+        ("gpt-oss-20b", {}, {"name": "ovhcloud", "token_factor": 1.2}, "bytes/3"),
+        ("m", {"tokenizer": "o200k_base"}, {"name": "kimi", "token_factor": 1.2}, "bytes/3"),
+        ("kimi-k2.6", {}, {"name": "local", "token_factor": 1.2}, "bytes/3"),
+    ],
+)
+def test_a_providers_factor_is_for_models_with_tokenizers_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, model: str, facts: dict[str, object], provider: dict[str, object], name: str
+) -> None:
+    monkeypatch.setattr(vocabulary, "encoding", lambda name: (None, "not here"))
+    found = counter(ModelConfig.model_validate({"id": model, **facts}), ProviderConfig.model_validate(provider))
+    assert found.name == name
