@@ -18,6 +18,7 @@ import pytest
 
 from batchling.cli import main
 from batchling.cli.program import COMMANDS
+from batchling.shipped import claims
 from tests.cli.conftest import CONFIG
 
 pytest.importorskip("syrupy", reason="syrupy comes with the dev extra")
@@ -116,7 +117,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         patch.chdir(folder)
         patch.setenv("TZ", "UTC")
         patch.setenv("NO_COLOR", "1")
-        for name in ("BATCHLING_RUNS", "OPENAI_API_KEY", "AZURE_OPENAI_API_KEY", "GROQ_API_KEY", "FORCE_COLOR"):
+        for name in ("BATCHLING_RUNS", "FORCE_COLOR", *claims().by_variable):
             patch.delenv(name, raising=False)
         made = []
         for args in (["run", "names", "--yes"], ["run", "names", "--yes", "-m", "repeats=1,2"]):
