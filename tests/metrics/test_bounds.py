@@ -19,6 +19,10 @@ from batchling.tame import tame
 DATA = "STRUCT(text VARCHAR, label VARCHAR, n INTEGER)"
 
 
+def _nested(before: str, after: str, times: int) -> str:
+    return before * times + "text" + after * times
+
+
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
     path = tmp_path / "rows.parquet"
@@ -38,6 +42,13 @@ def rows(tmp_path: Path) -> Path:
         "regexp_replace(output.label, '[^0-9]', '', 'g') = '12'",
         "CASE WHEN output.label LIKE 'x%' THEN 1 ELSE 0 END",
         "coalesce(data.n, 0) + length(output.label || data.label)",
+        " + ".join(f"(output.label = '{i}')::INT" for i in range(20)),
+        " + ".join(f"CASE WHEN data.n > {i} THEN {i} ELSE 0 END" for i in range(20)),
+        " + ".join(["coalesce(data.n, 0)", "length(text)", "data.n * 2", "1.5", "data.n::DECIMAL(9, 2)"] * 4),
+        "list_contains(['a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i'], output.label)",
+        "list_contains([1, 2, 3, 4, 5, 6, 7, 8, 9], data.n)",
+        "regexp_matches(text, '[0-9]+')",
+        "len(output.label::VARCHAR[]) + text::TIMESTAMP::DATE::VARCHAR::JSON::VARCHAR::BIGINT",
         "syntax error (",
     ],
 )
@@ -59,6 +70,17 @@ def test_an_ordinary_expression_is_evaluated_here(expression: str) -> None:
         "levenshtein(text, text)",
         "len(list_transform([1], lambda x: x)) > 0",
         "text::INTEGER[1000000] IS NULL",
+        "length(text::BLOB::BIT::VARCHAR::BLOB::BIT::VARCHAR)",  # eight times as long, each time
+        "text::BIGNUM IS NULL",  # digits squared, in one call that nothing ends
+        "text::JSON::STRUCT(a1 INT, a2 INT, a3 INT, a4 INT)[] IS NULL",
+        "text::UNION(a BIGNUM) IS NULL",
+        f"length({_nested('to_json(', ')::VARCHAR', 24)})",
+        f"length({_nested('[', ']::VARCHAR', 24)})",
+        f"length({_nested('({a: ', '}::VARCHAR)', 24)})",
+        f"length({'||'.join(['text'] * 250)})",
+        f"length(concat({', '.join(['text'] * 250)}))",
+        f"len({'+'.join(['output.list'] * 100)})",
+        "regexp_matches(text, data.label)",
         "(" * 30_000 + "1" + ")" * 30_000,
     ],
 )
