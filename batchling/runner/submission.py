@@ -12,6 +12,7 @@ from batchling.errors import (
     CallRefused,
     CallUnavailable,
     DiskError,
+    ProviderError,
     UnfinishedError,
 )
 from batchling.ledger import Action, Attempt, Phase, Shard, at_stake, resubmit_limit
@@ -38,6 +39,9 @@ MAX_SET_ASIDE = 25
 REUPLOAD_AFTER = 3
 """Refusals in a row because the input file is not ready, after which it is uploaded again."""
 
+
+KEY_TRIES = 3
+"""Cancellations that are answered 401, after which a person is told: what runs costs money until the key is put right."""
 
 NOT_FOUND_TRIES = 4
 """Uploads (or cancellations) in a row that are answered 404, after which nobody (or no batch) is taken to be there."""
@@ -364,6 +368,9 @@ def cancel(session: Session, action: Action) -> None:
     try:
         session.batches[attempt.batch_id] = session.kit(shard).client.cancel(attempt.batch_id)
     except (CallRefused, CallAmbiguous) as error:
+        if error.status == 401:
+            _key_refused(session, shard, attempt, error)
+            return
         # A refusal means that it ended meanwhile; an ambiguous answer, that it may have been heard. Polling tells.
         session.observer.trouble(session, "cancel", error, 0.0)
     except CallNotFound as error:
@@ -376,11 +383,32 @@ def cancel(session: Session, action: Action) -> None:
         session.backoff("cancel", shard.number, attempt.number, error, base=RETRY_SECONDS, what="cancel")
         return
     except CallError as error:
+        if error.status == 401:
+            _key_refused(session, shard, attempt, error)
+            return
         if error.status != 409:  # 409: it is over, or is being cancelled already; polling tells as well
             session.backoff("cancel", shard.number, attempt.number, error, base=RETRY_SECONDS, what="cancel")
             return
     session.settled("cancel", shard.number, attempt.number)
     session.record({"kind": "cancelling", "shard": shard.number, "attempt": attempt.number})
+
+
+def _key_refused(session: Session, shard: Shard, attempt: Attempt, error: CallError) -> None:
+    """A cancellation that was not heard because of our key: asked again, a few times.
+
+    Raises:
+        ProviderError: the key is refused again and again, while the batches run.
+    """
+    if session.failures.get(("cancel", shard.number, attempt.number), 0) + 1 < KEY_TRIES:
+        session.backoff("cancel", shard.number, attempt.number, error, base=RETRY_SECONDS, what="cancel")
+        return
+    out = sum(a.phase is Phase.CREATED for _, a in session.state.attempts())
+    still = "1 batch keeps running" if out == 1 else f"{out:,} batches keep running"
+    raise ProviderError(
+        f"the provider refuses the key, so nothing is cancelled: {error.message}; {still}, and what is answered is billed",
+        where=session.kit(shard).lane.group,
+        next_command=f"put the key right, then: batchling cancel {session.folder.plan_id}",
+    ) from error
 
 
 def drop(session: Session, action: Action) -> None:

@@ -281,6 +281,26 @@ def test_10_batches_are_polled_by_themselves_where_the_list_is_refused(bench: Wo
     assert (outcome.exit_code, outcome.states) == (0, {"ok": 3})
 
 
+@pytest.mark.parametrize("own", [True, False], ids=["the provider's words", "a gateway's page"])
+def test_a_cancellation_with_a_key_that_is_refused_ends_soon_and_says_what_still_runs(
+    bench: Workbench, own: bool
+) -> None:
+    plan = bench.run("limits.max_requests=1", detach=True)
+    no = refuse(401, "invalid_api_key", "Incorrect API key provided") if own else gateway(401)
+    for method in ("GET", "POST"):
+        bench.server.on(method, "*", no)
+    before = bench.clock.passed
+    with pytest.raises(ProviderError, match="3 batches keep running") as caught:
+        verbs.cancel(plan.plan_id, runs=bench.runs)
+    assert caught.value.exit_code == 5 and bench.clock.passed - before < 60
+    assert caught.value.next_command == f"put the key right, then: batchling cancel {plan.plan_id}"
+    assert not bench.events(kind="cancelling"), "nobody has heard of it"
+    for method in ("GET", "POST"):
+        bench.server.on(method, "*", bench.server.normal)
+    assert verbs.cancel(plan.plan_id, runs=bench.runs).state == "cancelled"
+    assert len(bench.events(kind="cancelling")) == 3
+
+
 def test_11_a_batch_that_the_provider_has_lost_can_be_given_up_and_only_then(bench: Workbench) -> None:
     plan = bench.run(detach=True)
     with pytest.raises(UsageError, match="may still bring answers"):

@@ -319,6 +319,28 @@ def test_an_answer_that_breaks_off_or_breaks_its_bounds_is_bought_once(wire: byt
     assert (response.outcome, response.error_code) == (Outcome.ERROR, "not_understood")
 
 
+def test_a_chunk_of_a_negative_size_is_not_read_to_its_end() -> None:
+    """Python's reader takes -1 for "all there is", which is as much as the upstream likes to send."""
+    wire = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n" + b"x" * 3_000_000
+    stop = threading.Event()
+    with spoken(wire, drip=stop) as (url, calls):
+        engine = HttpEngine(EngineConfig(kind="http", upstream=url, retries=3, timeout_seconds=60))
+        answer = engine.answer(CHAT, BODY)
+        engine.close()
+        assert not stop.is_set()
+    assert len(calls) == 1 and len(answer.body) < 10_000
+    assert b"not_understood" in answer.body and b"timed out" not in answer.body
+
+
+def test_an_upstream_that_drips_its_headers_is_left_at_the_deadline() -> None:
+    with spoken(b"HTTP/1.1 200 OK\r\nX-Slow: ", drip=threading.Event()) as (url, calls):
+        engine = HttpEngine(EngineConfig(kind="http", upstream=url, retries=0, timeout_seconds=0.4))
+        answer = engine.answer(CHAT, BODY)
+        engine.close()
+    assert len(calls) == 1
+    assert b"not_understood" in answer.body, "it had begun to answer"
+
+
 def test_a_whole_answer_of_which_only_the_end_mark_is_missing_is_an_answer() -> None:
     body = json.dumps(completion({"model": "m"})).encode()
     wire = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (len(body), body)

@@ -8,6 +8,7 @@ import json
 import threading
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from batchling.models import Submission
 from batchling.providers import Client
 from batchling.providers.openai.client import OpenAIClient
 from batchling.spec import Capabilities, ProviderConfig
-from tests.servers.scripted import Scripted, Wire, reply
+from tests.servers.scripted import Scripted, Wire, drip, reply
 
 Connect = Callable[..., Client]
 
@@ -89,6 +90,38 @@ def test_a_reply_that_drips_ends_at_the_deadline(server: Scripted) -> None:
     slow = OpenAIClient(config, server.url, None, {}, call_seconds=0.0)
     with pytest.raises(CallUnavailable, match="not over in time"):
         slow.poll("batch_1")
+
+
+@pytest.mark.parametrize("start", [b"", b'{"id": "batch_1"'], ids=["headers", "body"])
+@pytest.mark.parametrize("call", ["upload", "create", "poll", "find", "fetch", "cancel"])
+def test_a_byte_a_second_does_not_keep_a_call_open(
+    server: Scripted, submission: Submission, monkeypatch: pytest.MonkeyPatch, call: str, start: bytes
+) -> None:
+    """The HTTP library's time limit is of one read: a server that drips would never reach it."""
+    monkeypatch.setattr("batchling.limits.RESULT_SECONDS", 1.5)
+    monkeypatch.setattr("batchling.providers.openai.client.UPLOAD_SECONDS", 1.0)
+    monkeypatch.setattr("tests.servers.scripted.DRIP_SECONDS", 0.1)
+    stop = threading.Event()
+    for method in ("GET", "POST"):
+        server.on(method, "*", drip(stop, start))
+    slow = OpenAIClient(
+        ProviderConfig(name="mine", capabilities=Capabilities()), server.url, None, {}, call_seconds=1.5
+    )
+    calls: dict[str, Any] = {
+        "upload": lambda: slow.upload(submission, io.BytesIO(b"{}\n")),
+        "create": lambda: slow.create(submission, "file-1", io.BytesIO(), "24h"),
+        "poll": lambda: slow.poll("batch_1"),
+        "find": lambda: list(slow.find(0.0)),
+        "fetch": lambda: slow.fetch("file-1", io.BytesIO()),
+        "cancel": lambda: slow.cancel("batch_1"),
+    }
+    ended = CallAmbiguous if call == "create" else CallUnavailable
+    try:
+        with pytest.raises(ended, match=r"not over in time|[Tt]imed out|timeout"):
+            calls[call]()
+    finally:
+        stop.set()
+    assert len(server.log) == 1
 
 
 @pytest.mark.parametrize(

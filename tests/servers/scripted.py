@@ -54,9 +54,13 @@ class Wire:
     announce: int | None = -1
     ending: str = "keep"  # keep | close | reset | reset-at-once | close-at-once
     wait: threading.Event | None = None
+    drip: threading.Event | None = None
+    """Before the end of the headers, or of the body where there is one: a byte a second until this is set."""
 
 
 Behaviour = Callable[[Request], Wire]
+
+DRIP_SECONDS = 1.0
 
 
 def reply(body: Any = None, status: int = 200, headers: dict[str, str] | None = None) -> Behaviour:
@@ -102,6 +106,11 @@ def unmeasured(body: bytes, at: int | None = None) -> Behaviour:
 def stall(until: threading.Event) -> Behaviour:
     """Does not answer before `until` is set."""
     return lambda request: Wire(wait=until, ending="close-at-once")
+
+
+def drip(until: threading.Event, start: bytes = b"") -> Behaviour:
+    """Sends its headers a byte a second, or, where there is a `start` of the body, what follows that."""
+    return lambda request: Wire(200, start, {}, announce=100_000, drip=until, ending="close")
 
 
 class Scripted:
@@ -153,14 +162,27 @@ class Scripted:
                         self.send_header("content-length", str(len(wire.body) if wire.announce < 0 else wire.announce))
                     if wire.ending != "keep":
                         self.send_header("connection", "close")
+                    if wire.drip is not None and not wire.body:
+                        self.flush_headers()
+                        self.wfile.write(b"X-Slow: ")
+                        self.drip(wire.drip)
+                        return
                     self.end_headers()
                     self.wfile.write(wire.body)
+                    if wire.drip is not None:
+                        self.drip(wire.drip)
                 if wire.ending != "keep":
                     self.wfile.flush()
                     self.close_connection = True
                 if wire.ending.startswith("reset"):
                     self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     self.connection.close()
+
+            def drip(self, until: threading.Event) -> None:
+                with contextlib.suppress(OSError):
+                    while not until.wait(DRIP_SECONDS):
+                        self.wfile.write(b" ")
+                self.close_connection = True
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass

@@ -314,6 +314,7 @@ class HttpEngine:
             connection = http.client.HTTPSConnection(self._host, self._port, timeout=timeout, context=self._context)
         else:
             connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout)
+        connection.response_class = _Reply
         self._local.connection = connection
         with self._lock:
             self._connections.add(connection)
@@ -324,6 +325,16 @@ class HttpEngine:
         self._local.connection = None
         with self._lock:
             self._connections.discard(connection)
+
+
+class _Reply(http.client.HTTPResponse):
+    """A reply whose chunks have sizes: the library takes `-1` for one, and reads on to the end without a bound."""
+
+    def _read_next_chunk_size(self) -> int:
+        size: int = super()._read_next_chunk_size()  # type: ignore[misc]
+        if size < 0:
+            raise ValueError("a chunk of a negative size")
+        return size
 
 
 def _failure(status: int, message: str, code: str, kind: str = "server_error") -> Answer:

@@ -47,6 +47,7 @@ _TRANSIENT = frozenset({408, 409, 429})
 _HTTP_LIBRARIES = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "h11", "zlib", "ssl", "socket"})
 _FOREIGN_404 = "foreign_404"  # a 404 without the provider's error body: a gateway's, or a route that is not there
 _NO_KEY = "none"
+_LATE = "the reply was not over in time"
 _BROKEN = frozenset(
     {
         "server_error",
@@ -112,6 +113,10 @@ class OpenAIClient:
             ),
         )
         self._calls = threading.local()
+        for transport in (self._client._client._transport, *self._client._client._mounts.values()):
+            pool = getattr(transport, "_pool", None)
+            if pool is not None:  # a mount of None: no proxy there
+                pool._network_backend = _Network(pool._network_backend, self._left)
         # The client fills these from OPENAI_* variables by itself: another provider must not be told the
         # organisation, and headers that are in no config would change answers without a trace.
         own = config.name == "openai"
@@ -326,6 +331,11 @@ class OpenAIClient:
             # Without the exception itself: some repeat a header they could not send.
             raise CallUnavailable(self._scrub(f"{what}: {_reason(error)}")) from None
 
+    def _left(self) -> float:
+        """Seconds that this thread's call may still take."""
+        due: float = getattr(self._calls, "due", math.inf)
+        return due - time.monotonic()
+
     def _begin(self, request: Any) -> None:
         """The HTTP library's hook: a call begins."""
         self._calls.due = time.monotonic() + (
@@ -344,6 +354,7 @@ class OpenAIClient:
         if encoding not in limits.ENCODINGS:
             raise limits.BeyondLimit(f"the reply is packed as {encoding[:80]!r}, which nobody asked for")
         if response.request.headers.get("x-stainless-raw-response") == "stream" and response.status_code < 400:
+            self._calls.due = time.monotonic() + limits.RESULT_SECONDS
             return
         parts: list[bytes] = []
         size = 0
@@ -352,7 +363,7 @@ class OpenAIClient:
             if size > limits.CONTROL_BYTES:
                 raise limits.BeyondLimit(f"the reply has more than {limits.CONTROL_BYTES // 1_000_000} MB")
             if time.monotonic() > self._calls.due:
-                raise limits.BeyondLimit("the reply was not over in time")
+                raise limits.BeyondLimit(_LATE)
             parts.append(part)
         response._content = b"".join(parts)  # what `read` would have kept
 
@@ -498,3 +509,52 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         if math.isfinite(seconds):
             return min(max(seconds, 0.0), 86400.0)
     return None
+
+
+class _Network:
+    """The HTTP library's network, whose reads and writes end with the call that they belong to.
+
+    The library's own time limits are of one read each, and a server that drips bytes keeps every read short: the headers
+    of a reply, a handshake with a proxy and a piece of a result would take as long as it likes.
+
+    Args:
+        inner: what connects, in the library's own version.
+        left: seconds that the call of this thread may still take.
+    """
+
+    def __init__(self, inner: Any, left: Callable[[], float]):
+        self._inner, self._left = inner, left
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def connect_tcp(self, *args: Any, **options: Any) -> Any:
+        return _Stream(self._inner.connect_tcp(*args, **options), self._left)
+
+
+class _Stream:
+    """One connection of `_Network`."""
+
+    def __init__(self, inner: Any, left: Callable[[], float]):
+        self._inner, self._left = inner, left
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def start_tls(self, *args: Any, **options: Any) -> Any:
+        return _Stream(self._inner.start_tls(*args, **options), self._left)
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        data: bytes = self._inner.read(max_bytes, self._within(timeout))
+        return data
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._inner.write(buffer, self._within(timeout))
+
+    def _within(self, timeout: float | None) -> float | None:
+        left = self._left()
+        if left <= 0:
+            raise limits.BeyondLimit(_LATE)
+        if math.isinf(left):
+            return timeout
+        return left if timeout is None else min(timeout, left)
