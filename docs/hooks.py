@@ -1,4 +1,4 @@
-"""mkdocs hook: the decision records are listed from their folder, in the navigation and on their index page."""
+"""mkdocs hook: decision records and providers are listed from their folders, in the navigation; the records on their index too."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 DECISIONS = Path(__file__).parent / "decisions"
+PROVIDERS = Path(__file__).parent / "providers"
 
 
 def _records() -> list[tuple[str, str]]:
@@ -18,12 +19,16 @@ def _records() -> list[tuple[str, str]]:
 
 
 def on_config(config: Any, **_: Any) -> Any:
-    """Fills the navigation's section of decisions."""
+    """Fills the navigation's sections of decisions and providers."""
     pages: list[Any] = ["decisions/index.md"]
     pages += [{f"{name[:4]} {title}": f"decisions/{name}"} for name, title in _records()]
+    names = sorted(path.name for path in PROVIDERS.glob("*.md") if path.name != "index.md")
+    providers = ["providers/index.md", *(f"providers/{name}" for name in names)]
     for section in config["nav"]:
         if "Decisions" in section:
             section["Decisions"] = pages
+        if "Providers" in section:
+            section["Providers"] = providers
     return config
 
 

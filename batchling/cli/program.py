@@ -26,6 +26,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "resolve": ("decide", "Decide about a submission whose outcome is unknown."),
     "serve": ("serve", "An OpenAI-compatible Files and Batches server on loopback."),
     "doctor": ("doctor", "Check keys, tokenizer data, disk, catalog and providers."),
+    "providers": ("facts", "The providers there are: keys, windows, limits, discounts."),
+    "models": ("facts", "The models that have a file: context and batch price."),
     "config": ("config", "The composed config of an experiment."),
     "completion": ("completion", "Print the script that completes commands, experiments and overrides."),
 }

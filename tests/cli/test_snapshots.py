@@ -18,7 +18,7 @@ import pytest
 
 from batchling.cli import main
 from batchling.cli.program import COMMANDS
-from batchling.shipped import claims
+from batchling.shipped import claims, shipped_conf
 from tests.cli.conftest import CONFIG
 
 pytest.importorskip("syrupy", reason="syrupy comes with the dev extra")
@@ -41,6 +41,11 @@ COMMAND_LINES = [
     "cancel SINGLE",
     "du",
     "doctor --offline",
+    "providers",
+    "providers zhipu",
+    "models",
+    "models ovhcloud",
+    "models litellm",
 ]
 
 ERRORS = [
@@ -62,6 +67,8 @@ ERRORS = [
     "query 'select nothing from records'",
     "query 'drop table records'",
     "rm nothing",
+    "providers opnai",
+    "models opnai",
     "resolve SINGLE",
     "resolve SINGLE --resubmit",
     "--frob",
@@ -96,7 +103,7 @@ class World:
 
     def fixed(self, text: str) -> str:
         """The text without what differs from one machine, or one run of the tests, to another; columns keep their width."""
-        text = text.replace(str(self.folder), "/project")
+        text = text.replace(str(self.folder), "/project").replace(str(shipped_conf()), "/conf")
         for number, plan_id in enumerate((self.single, self.sweep), 1):
             stands_for = f"2026010{number}-000000-names-00000{number}"
             text = text.replace(plan_id, stands_for).replace(plan_id[-6:], stands_for[-6:])

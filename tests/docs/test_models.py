@@ -84,3 +84,19 @@ def test_there_are_enough_to_choose_from(provider: str, least: int) -> None:
     files = (FACTS.CONF / "model").glob("*.yaml")
     named = [str(yaml.safe_load(path.read_text(encoding="utf-8")).get("defaults")) for path in files]
     assert sum(f"provider': '{provider}'" in defaults for defaults in named) >= least
+
+
+def test_every_provider_has_a_page_that_says_what_its_file_says() -> None:
+    pages = generator("generate_providers")
+    assert [path.name for path in pages.late()] == [], "run: python docs/generate_providers.py"
+    shipped = {path.stem for path in (FACTS.CONF / "provider").glob("*.yaml")}
+    assert {path.stem for path in pages.FOLDER.glob("*.md")} == shipped | {"index"}
+
+
+def test_a_page_names_what_its_provider_cannot_do_and_how_a_lost_create_is_settled() -> None:
+    pages = generator("generate_providers").pages()
+    assert "It refuses `temperature`" in pages["kimi.md"] and "JSON mode" in pages["zhipu.md"]
+    assert "its input file is deleted" in pages["deepinfra.md"] and "you decide" in pages["litellm.md"]
+    assert "its input file is deleted" not in pages["litellm.md"]
+    for name, page in pages.items():
+        assert "No live run was made" in page or name in ("local.md",), name
