@@ -109,8 +109,8 @@ def _first(each: ProviderFacts, found: list[ModelFacts]) -> str:
     config = each.config
     lines = [] if config.api_key_env is None else [f"$ export {config.api_key_env}=…"]
     chat = [model for model in found if model.config.endpoint != "embeddings"]
-    chosen = f"model={chat[0].choice}" if chat else f"model=custom model.id=NAME provider={each.choice}"
-    address = "" if config.base_url or config.engine is not None else " provider.base_url=https://HOST/v1"
+    chosen = f"model={chat[0].choice}" if chat else f"model=custom model.id=my-model provider={each.choice}"
+    address = "" if config.base_url or config.engine is not None else " provider.base_url=https://llm.example.com/v1"
     if each.choice == "azure":
         address = " model.id=MY-DEPLOYMENT provider.base_url=https://MY-RESOURCE.openai.azure.com/openai/v1/"
     lines += [f"$ batchling {verb} hello {chosen}{address}" for verb in ("plan", "run")]

@@ -155,7 +155,7 @@ class FileCounter:
         except ImportError:
             raise ConfigError(
                 "model.tokenizer_file: counting with a tokenizer file needs the package tokenizers",
-                next_command="pip install 'batchling[tokenizers]' (or take model.tokenizer_file away for an estimate)",
+                next_command="pip install tokenizers (or take model.tokenizer_file away for an estimate)",
                 key="model.tokenizer_file",
             ) from None
         self._path = path
@@ -239,7 +239,7 @@ def counter(model: ModelConfig, provider: ProviderConfig, *, tokens: Literal["au
     if encoding is None:
         note = (
             f"estimate from the number of bytes: the vocabulary {name} is not available ({reason[:120]}); "
-            "`pip install 'batchling[vocabulary]'`, or set TIKTOKEN_CACHE_DIR to a folder that holds it"
+            "`pip install bpe-openai`, or set TIKTOKEN_CACHE_DIR to a folder that holds it"
         )
         return ByteCounter(factor=factor, note=note)
     return TiktokenCounter(encoding, factor=factor, exact=exact, note=why)

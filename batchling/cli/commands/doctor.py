@@ -185,7 +185,7 @@ def _tokenizer() -> list[Check]:
         if found is not None:
             checks.append(Check("tokenizer", "ok", f"{name}: available"))
         else:
-            hint = "pip install 'batchling[vocabulary]', or set TIKTOKEN_CACHE_DIR to a folder that holds it"
+            hint = "pip install bpe-openai, or set TIKTOKEN_CACHE_DIR to a folder that holds it"
             checks.append(
                 Check("tokenizer", "warn", f"{name}: not available ({reason}); tokens are estimated from bytes", hint)
             )
