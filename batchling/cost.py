@@ -59,17 +59,20 @@ def price_of(model: ModelConfig, provider: ProviderConfig, *, now: date) -> Pric
     )
 
 
-def usd(price: Price, input_tokens: int, output_tokens: int, cached_tokens: int = 0) -> Decimal:
-    """Cost of one answer. `cached_tokens` are part of `input_tokens`; billed as input where no cached price is known.
+def usd(
+    price: Price, input_tokens: int, output_tokens: int, cached_tokens: int = 0, written_tokens: int = 0
+) -> Decimal:
+    """Cost of one answer. `cached_tokens` (read from the provider's cache) and `written_tokens` (written to it) are part of
+    `input_tokens`; billed as input where no price of their own is known.
 
     >>> usd(Price(0.125, 1.0), 1000, 100)
     Decimal('0.000225000')
     """
-    into, out, cached = _rates(price)
-    fresh = input_tokens - cached_tokens
+    into, out, cached, written = _rates(price)
+    fresh = input_tokens - cached_tokens - written_tokens
     if fresh < 0:  # a provider that counts cached tokens apart from the input
         fresh = input_tokens
-    amount = (fresh * into + cached_tokens * cached + output_tokens * out) / _MILLION
+    amount = (fresh * into + cached_tokens * cached + written_tokens * written + output_tokens * out) / _MILLION
     return amount.quantize(PLACES, rounding=ROUND_HALF_EVEN)
 
 
@@ -77,13 +80,15 @@ def usage_usd(price: Price | None, usage: Usage) -> Decimal | None:
     """Cost of what the provider counted; None when the price or the count is not known."""
     if price is None or (usage.input_tokens is None and usage.output_tokens is None):
         return None
-    return usd(price, usage.input_tokens or 0, usage.output_tokens or 0, usage.cached_tokens or 0)
+    written = usage.written_tokens or 0
+    return usd(price, usage.input_tokens or 0, usage.output_tokens or 0, usage.cached_tokens or 0, written)
 
 
 @lru_cache(maxsize=256)
-def _rates(price: Price) -> tuple[Decimal, Decimal, Decimal]:
+def _rates(price: Price) -> tuple[Decimal, Decimal, Decimal, Decimal]:
     into, out = Decimal(str(price.input)), Decimal(str(price.output))
-    return into, out, into if price.cached is None else Decimal(str(price.cached))
+    cached, written = (into if rate is None else Decimal(str(rate)) for rate in (price.cached, price.written))
+    return into, out, cached, written
 
 
 def _pays_upstream(provider: ProviderConfig) -> bool:
@@ -116,16 +121,18 @@ def _listed(
             genai_prices.Usage(**tokens), name, genai_request_timestamp=at, price_context=context, **where
         )
 
-    def rates(context: dict[str, str] | None) -> tuple[Decimal, Decimal, Decimal]:
+    def rates(context: dict[str, str] | None) -> tuple[Decimal, Decimal, Decimal, Decimal]:
         scale = _MILLION / _PROBE
         into = ask(context, input_tokens=_PROBE).total_price * scale
         out = ask(context, output_tokens=_PROBE).total_price * scale
         cached = ask(context, input_tokens=_PROBE, cache_read_tokens=_PROBE).total_price * scale
-        return into, out, cached
+        written = ask(context, input_tokens=_PROBE, cache_write_tokens=_PROBE).total_price * scale
+        return into, out, cached, written
 
-    def price(figures: tuple[Decimal, Decimal, Decimal], batch: bool) -> Price:
-        into, out, cached = (float(x) for x in figures)
-        return Price(into, out, None if cached == into else cached, batch, source + ("" if batch else ", standard"))
+    def price(figures: tuple[Decimal, Decimal, Decimal, Decimal], batch: bool) -> Price:
+        into, out, *others = (float(x) for x in figures)
+        cached, written = (None if x == into else x for x in others)
+        return Price(into, out, cached, batch, source + ("" if batch else ", standard"), written)
 
     try:
         found = ask(None, input_tokens=_PROBE)

@@ -45,12 +45,14 @@ ANSWERED = frozenset({Outcome.OK, Outcome.TRUNCATED, Outcome.REFUSED, Outcome.FI
 
 
 class Usage(NamedTuple):
-    """Tokens that the provider counted. `input_tokens` includes `cached_tokens`, `output_tokens` includes `reasoning_tokens`."""
+    """Tokens that the provider counted. `input_tokens` includes `cached_tokens` and `written_tokens` (written to the provider's
+    cache, which may cost more), `output_tokens` includes `reasoning_tokens`."""
 
     input_tokens: int | None = None
     cached_tokens: int | None = None
     output_tokens: int | None = None
     reasoning_tokens: int | None = None
+    written_tokens: int | None = None
 
 
 NO_USAGE = Usage()
@@ -166,6 +168,8 @@ class Submission:
 class Price:
     """USD per million tokens. `batch` says whether the figures are the provider's batch prices.
 
+    `cached` is for what was read from the provider's cache, `written` for what was written to it; None: as input.
+
     `source` names where they come from, e.g. `genai-prices 0.2.3` or `model.price`.
     """
 
@@ -174,6 +178,7 @@ class Price:
     cached: float | None = None
     batch: bool = True
     source: str = ""
+    written: float | None = None
 
     @property
     def pretend(self) -> bool:

@@ -159,6 +159,11 @@ class Capabilities(Section):
     """What the submission protocol can rely on at this provider."""
 
     metadata: bool = Field(default=True, description="A batch carries our metadata and a list shows it.")
+    marker: Literal["batch", "results"] = Field(
+        default="batch",
+        description="Where a batch says that it is ours: in itself (metadata, input file, name), or only in the custom_ids of "
+        "its results.",
+    )
     list: bool = Field(default=True, description="Batches can be listed.")
     list_order: Literal["newest", "oldest", "unknown"] = Field(
         default="newest", description="Which batch a list begins with."

@@ -183,7 +183,7 @@ class Join:
         self._alike: dict[_Kind, _Alike] = {}
         self._phase = bytearray(len(self._rows))
         self._held: dict[int, tuple[bytes, _Alike]] = {}
-        self._tokens = [0, 0, 0, 0]
+        self._tokens = [0] * len(Usage._fields)
         self.summary = Summary(rows=len(self._rows))
 
     def read(
@@ -322,7 +322,7 @@ class Join:
             "state": state._value_,
             "status_code": status_code,
             "finish_reason": finish_reason,
-            **usage._asdict(),
+            **_counts(usage),
             "cost_usd": None if cost is None else format(cost, "f"),
             "schema": schema,
         }
@@ -395,3 +395,11 @@ def _one_line(code: str | None, message: str | None) -> str:
     if code and code.lower() not in text.lower():
         text = f"{code}: {text}" if text else code
     return text[:500]
+
+
+def _counts(usage: Usage) -> dict[str, int | None]:
+    """Token counts as a document has them: writing to a cache is named where a provider counts it."""
+    counts = usage._asdict()
+    if usage.written_tokens is None:
+        del counts["written_tokens"]
+    return counts

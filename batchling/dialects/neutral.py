@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -134,3 +134,66 @@ def length_limit(request: NeutralRequest, endpoint: str) -> dict[str, Any]:
 def system_texts(messages: list[dict[str, Any]]) -> list[str]:
     """What the system says in a list of messages with a role and a content."""
     return [str(m["content"]) for m in messages if m["role"] in ("system", "developer")]
+
+
+def conversation(request: NeutralRequest) -> tuple[list[str], list[tuple[str, str]]]:
+    """The instructions and the turns, for an API that keeps the two apart.
+
+    Raises:
+        ConfigError: there is no turn, or instructions stand between two of them.
+    """
+    system: list[str] = []
+    turns: list[tuple[str, str]] = []
+    for role, text in request.texts:
+        if role not in ("system", "developer"):
+            turns.append((role, text))
+        elif turns:
+            raise ConfigError(
+                f"prompt.messages: a {role} message stands after the first turn, and this API has instructions only before "
+                "the conversation; move it to the front"
+            )
+        else:
+            system.append(text)
+    if not turns:
+        raise ConfigError("prompt.messages: this API wants a message from the user beside the instructions")
+    return system, turns
+
+
+def unsaid(params: dict[str, Any], names: Mapping[str, Any], dialect: str) -> None:
+    """Takes away the parameters that an API has no word for, where their value asks for nothing.
+
+    Args:
+        names: such a parameter → the value that asks for nothing, beside null.
+
+    Raises:
+        ConfigError: one of them asks for something.
+    """
+    for name, nothing in names.items():
+        if name in params:
+            value = params.pop(name)
+            if value is not None and value != nothing:
+                raise ConfigError(
+                    f"model.params.{name}: the {dialect} API has nothing like it; remove it", key=f"model.params.{name}"
+                )
+
+
+def in_other_words(params: dict[str, Any], name: str, theirs: str, say: Callable[[Any], Any] | None = None) -> None:
+    """Gives a parameter the API's own name, and its value the API's form, in its place.
+
+    Args:
+        name: as batchling has it; where it is not set, nothing happens.
+        theirs: the API's.
+        say: the value in the API's form.
+
+    Raises:
+        ConfigError: both names are set.
+    """
+    if name not in params:
+        return
+    if theirs != name and theirs in params:
+        raise ConfigError(f"model.params.{name}: {theirs} sets the same; remove one of them")
+    renamed = {theirs if key == name else key: value for key, value in params.items()}
+    if say is not None:
+        renamed[theirs] = say(renamed[theirs])
+    params.clear()
+    params.update(renamed)

@@ -65,10 +65,11 @@ def usage_of(data: Any) -> Usage:
         given_details, made_details = get("input_tokens_details"), get("output_tokens_details")
     cached = given_details.get("cached_tokens") if type(given_details) is dict else None
     reasoning = made_details.get("reasoning_tokens") if type(made_details) is dict else None
-    return Usage(_count(given), _count(cached), _count(made), _count(reasoning))
+    return Usage(counted(given), counted(cached), counted(made), counted(reasoning))
 
 
-def _count(value: Any) -> int | None:
+def counted(value: Any) -> int | None:
+    """A number of tokens; None for anything else."""
     if type(value) is not int:
         value = whole(value)
     return value if value is not None and 0 <= value < MAX_COUNT else None

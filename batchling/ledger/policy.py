@@ -10,7 +10,8 @@ from decimal import Decimal
 class Lane:
     """Requests that may share a batch: one provider, endpoint and model, with the limits that hold for them.
 
-    `group` names the provider connection; lanes of one group are listed and polled together.
+    `group` names the provider connection; lanes of one group are listed and polled together. `marked`: a batch says whose it
+    is; else only its results do.
     """
 
     number: int
@@ -19,6 +20,7 @@ class Lane:
     settle_seconds: float = 900.0
     can_list: bool = True
     can_fence: bool = True
+    marked: bool = True
     enqueued_tokens: int | None = None
     enqueued_requests: int | None = None
     concurrent_batches: int | None = None

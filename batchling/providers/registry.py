@@ -18,7 +18,10 @@ from batchling.spec import ProviderConfig
 GROUP = "batchling.providers"
 """Entry point group. An entry's object is an `Adapter`, whose `environ` has the variables that the config declares and no others."""
 
-_BUILT_IN = {"openai": "batchling.providers.openai:ADAPTER"}
+_BUILT_IN = {
+    "anthropic": "batchling.providers.anthropic:ADAPTER",
+    "openai": "batchling.providers.openai:ADAPTER",
+}
 """The built-in entry points once more: in a checkout the metadata may be older than the code."""
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from typing import BinaryIO, cast
+
+from batchling import limits
 from batchling.errors import CallError
-from batchling.ledger import OVER, UNCERTAIN
-from batchling.models import Batch
+from batchling.ledger import OVER, UNCERTAIN, Attempt, Shard
+from batchling.models import KEY_LENGTH, Batch, Response
 from batchling.runner.identity import Relation, by_file, contradicts, listing, may_be_own, own, relation
 from batchling.runner.session import Session, gone_for_long
+from batchling.runner.shards import read_index
 
 EXAMINED_AT_MOST = 25
 """Listed batches of the right time and size, but without our marks, that are asked for by id in one search."""
@@ -37,6 +42,7 @@ def adopt_from_list(session: Session, group: str) -> bool:
     shown: set[str] = set()
     doubtful: list[Batch] = []
     since = _oldest_doubt(session, group)
+    session.unended.pop(group, None)
     lanes = [kit.lane.number for kit in session.kits_of(group)]
     session.undecided.discard(group)
     for row in listing(session, group):
@@ -65,11 +71,17 @@ def adopt_from_list(session: Session, group: str) -> bool:
 
 def _oldest_doubt(session: Session, group: str) -> float | None:
     """When the first create of unknown fate of a group was sent (Unix seconds); None: there is none."""
-    lanes = {kit.lane.number for kit in session.kits_of(group)}
-    intents = [
-        a.intent_at for s, a in session.state.attempts() if s.lane in lanes and a.phase in UNCERTAIN and a.intent_at
+    return min((a.intent_at for _, a in _doubts(session, group) if a.intent_at), default=None)
+
+
+def _doubts(session: Session, group: str) -> list[tuple[Shard, Attempt]]:
+    """Submissions whose batch may be in the list without a mark. Where no batch has one, those that were given up count too."""
+    lanes = {kit.lane.number: kit.lane for kit in session.kits_of(group)}
+    return [
+        (s, a)
+        for s, a in session.state.attempts()
+        if s.lane in lanes and (a.phase in UNCERTAIN or (a.may_arrive and not lanes[s.lane].marked))
     ]
-    return min(intents, default=None)
 
 
 def _known(session: Session, group: str) -> set[str]:
@@ -95,12 +107,8 @@ def _examine(session: Session, group: str, doubtful: list[Batch], since: float) 
     Returns:
         Whether each row without any mark turned out to be somebody else's.
     """
-    sizes = {
-        s.rows
-        for s, a in session.state.attempts()
-        if a.phase in UNCERTAIN and s.lane in {kit.lane.number for kit in session.kits_of(group)}
-    }
-    fitting = [row for row in doubtful if not row.total or row.total in sizes]
+    sizes = {s.rows for s, _ in _doubts(session, group)}
+    fitting = [row for row in doubtful if (not row.total or row.total in sizes) and row.id not in session.foreign]
     recent = [row for row in fitting if row.created_at is None or row.created_at >= since - CLOCK_SECONDS]
     if len(fitting) > EXAMINED_AT_MOST:
         fitting = recent  # the provider's clock is believed only where there are too many to ask for
@@ -121,8 +129,84 @@ def _examine(session: Session, group: str, doubtful: list[Batch], since: float) 
         if mine is not None and not session.knows(row.id, group):
             clear = _take(session, group, row.id, mine, batch) and clear
         elif mine is None and bare and may_be_own(batch, session, group):
-            clear = False
+            clear = _read_whose(session, group, batch) and clear
     return clear
+
+
+def _read_whose(session: Session, group: str, batch: Batch) -> bool:
+    """Decides by its results whose a batch is that carries no mark: their custom_ids name the request, the plan and the shard.
+
+    Returns:
+        Whether that could be decided.
+    """
+    if not batch.terminal:
+        session.unended.setdefault(group, set()).add(batch.id)
+        return False
+    found = named_by_results(session, group, batch)
+    if found is None:
+        return False
+    if found == NOBODY:
+        session.foreign.add(batch.id)
+        return True
+    return _take(session, group, batch.id, found, batch)
+
+
+NOBODY = (0, 0)
+"""In place of a submission: the results are none of this plan's."""
+
+
+def named_by_results(session: Session, group: str, batch: Batch) -> tuple[int, int] | None:
+    """The (shard, attempt) that a batch's results are of, by their first line; `NOBODY`; None where it cannot be read.
+
+    Raises:
+        CallError: nobody answers.
+    """
+    kit = session.kits_of(group)[0]
+    for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
+        beginning = _Beginning()
+        try:
+            with suppress(_EnoughError):
+                kit.client.fetch(file_id, cast(BinaryIO, beginning))
+        except CallError as error:
+            if error.status is None and not beginning.line:
+                raise
+        line = kit.envelope.decode(beginning.line) if beginning.line else None
+        if isinstance(line, Response):
+            return _owner(session, group, line)
+    return None
+
+
+def _owner(session: Session, group: str, line: Response) -> tuple[int, int]:
+    lanes = {kit.lane.number for kit in session.kits_of(group)}
+    tail, _, number = line.custom_id[KEY_LENGTH:].strip("-").rpartition("-")
+    shard = session.state.shards.get(int(number)) if number.isascii() and number.isdigit() and len(number) < 9 else None
+    if tail != session.folder.tail or shard is None or shard.lane not in lanes:
+        return NOBODY
+    if all(entry.key != line.key for entry in read_index(session.disk, session.folder.index(shard.number))):
+        return NOBODY  # somebody else's plan with the same six characters
+    uncertain = [a for a in shard.attempts if a.phase in UNCERTAIN]
+    lost = [a for a in shard.attempts if a.may_arrive]
+    return shard.number, (uncertain or lost or shard.attempts)[0].number
+
+
+class _EnoughError(Exception):
+    """The first line is here."""
+
+
+class _Beginning:
+    """A sink that takes a file's first line and no more."""
+
+    def __init__(self) -> None:
+        self._data = b""
+        self.line = b""
+
+    def write(self, data: bytes) -> int:
+        self._data += data
+        line, mark, _ = self._data.lstrip(b"\n").partition(b"\n")
+        if mark or len(self._data) > limits.LINE_BYTES:
+            self.line = line
+            raise _EnoughError
+        return len(data)
 
 
 def _get(session: Session, group: str, batch_id: str) -> Batch | None:

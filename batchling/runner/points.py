@@ -181,6 +181,7 @@ class LanePlan:
             settle_seconds=self.settle_seconds,
             can_list=capabilities.list,
             can_fence=capabilities.fence != "none",
+            marked=capabilities.marker != "results",
             enqueued_tokens=self.enqueued_tokens,
             enqueued_requests=self.enqueued_requests,
             concurrent_batches=self.concurrent_batches,

@@ -9,7 +9,7 @@ from typing import Any
 from batchling.errors import CallError, CallNotFound, UnfinishedError, UsageError
 from batchling.ledger import OVER, UNRESOLVED, UNSENT, Action, Attempt, Do, Phase, Shard
 from batchling.models import Batch
-from batchling.runner.adoption import adopt_from_list
+from batchling.runner.adoption import adopt_from_list, named_by_results
 from batchling.runner.gathering import give_up, ingest
 from batchling.runner.identity import contradicts, own
 from batchling.runner.session import Session
@@ -56,11 +56,12 @@ def adopt(session: Session, shard: int, batch_id: str, *, force: bool = False) -
                 f"the provider cannot be asked about batch {batch_id}: {error.message}",
                 next_command="type the same command again later",
             ) from error
-    if (
-        batch is not None
-        and own(batch, session, session.kit(found).lane.group) != (shard, attempt.number)
-        and not force
-    ):
+    if batch is not None and not force and not _is_of(session, found, attempt, batch):
+        if not session.kit(found).lane.marked:
+            raise UsageError(
+                f"batch {batch_id} is not of shard {shard}: its size or its results say so",
+                next_command="check the id in the provider's dashboard, or add --force",
+            )
         raise UsageError(
             f"batch {batch_id} is made from file {batch.input_file_id}, not from {attempt.file_id} of shard {shard}",
             next_command="check the id in the provider's dashboard, or add --force",
@@ -77,6 +78,20 @@ def adopt(session: Session, shard: int, batch_id: str, *, force: bool = False) -
             "by": "person",
         }
     )
+
+
+def _is_of(session: Session, shard: Shard, attempt: Attempt, batch: Batch) -> bool:
+    """Whether a batch says that it is this submission's; where none has a mark, its size and its results count."""
+    group = session.kit(shard).lane.group
+    if session.kit(shard).lane.marked:
+        return own(batch, session, group) == (shard.number, attempt.number)
+    if contradicts(batch, session, shard, attempt) is not None:
+        return False
+    try:
+        named = named_by_results(session, group, batch) if batch.terminal else None
+    except CallError:
+        named = None
+    return named is None or named[0] == shard.number
 
 
 def resubmit(session: Session, shard: int) -> bool:

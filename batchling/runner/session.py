@@ -171,6 +171,8 @@ class Session:
         scans: group → the provider's list, from where the last look left it.
         unread: listed batch id → Unix seconds before which it is not asked for again.
         parts: (shard, attempt, kind) → a file that arrived whole while another of its batch did not.
+        unended: group → listed batches without a mark that may be ours, and do not say so before they have ended.
+        foreign: listed batches without a mark whose results are somebody else's.
         set_aside: lane → batches known at the last refusal that blamed single lines, and such refusals in a row.
     """
 
@@ -197,6 +199,8 @@ class Session:
     unread: dict[str, float] = field(default_factory=dict)
     parts: dict[tuple[int, int, str], Download] = field(default_factory=dict)
     set_aside: dict[int, tuple[int, int]] = field(default_factory=dict)
+    unended: dict[str, set[str]] = field(default_factory=dict)
+    foreign: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.clock.not_before(self.state.ts)

@@ -66,6 +66,7 @@ LAST_LIST_SECONDS = 3600.0
 
 NO_LIST = "the provider cannot list batches, so nothing can prove that it did not happen"
 BROKEN_LIST = "the provider's list cannot be read, so nothing can prove that it did not happen"
+NO_MARK = "a batch carries no mark at this provider and a submission cannot be called back, so no list proves that it did not happen"
 UNCLEAR_LIST = "the provider's list does not say of every batch whose it is, or lacks batches that are there"
 
 
@@ -306,8 +307,21 @@ def settle(session: Session, action: Action) -> None:
     session.settled("settle", shard.number, attempt.number)
     if attempt.phase is not Phase.FENCED:
         return
+    waits = session.unended.get(kit.lane.group)
+    if waits and not kit.lane.marked:
+        _await_results(session, shard, attempt, waits)
+        return
     why = _why_a_person(session, shard, attempt, clear=clear)
     session.record({"kind": "absent", **where} if why is None else {"kind": "parked", **where, "why": why})
+
+
+def _await_results(session: Session, shard: Shard, attempt: Attempt, waits: set[str]) -> None:
+    """A listed batch may be this submission's, and nothing but its results will tell: looked at again until it has ended."""
+    pause = max(RETRY_SECONDS, session.kit(shard).poll_seconds)
+    session.pace.due["settle", shard.number, attempt.number] = session.clock.now() + pause
+    names = ", ".join(sorted(waits)[:3])
+    error = CallError(f"{names} may be this submission; its results will tell, once it has ended")
+    session.observer.trouble(session, f"shard {shard.number} is of unknown fate", error, pause)
 
 
 def _why_a_person(session: Session, shard: Shard, attempt: Attempt, *, clear: bool) -> str | None:
@@ -316,6 +330,8 @@ def _why_a_person(session: Session, shard: Shard, attempt: Attempt, *, clear: bo
     limit = resubmit_limit(session.policy, attempt)
     if not clear:
         return UNCLEAR_LIST
+    if not session.kit(shard).lane.marked:
+        return NO_MARK
     if shard.presumed + 1 >= UNKNOWN_FATES:
         return f"{UNKNOWN_FATES} submissions of the shard are of unknown fate"
     if stake is None:

@@ -139,13 +139,27 @@ class ProviderContract:
         return batch
 
     def listed(self, provider: Client, file_id: str, submission: Submission) -> list[Batch]:
-        """Batches in the list that show this file or carry this submission's metadata."""
+        """Batches in the list that are this submission's: by file or metadata, or by their results where the facts say so."""
+        if provider.facts.capabilities.marker == "results":
+            ids = set(self.requests(provider, submission.plan, submission.requests)[0])
+            found = [self.ended(provider, batch) for batch in provider.find(0.0, page_size=2)]
+            return [batch for batch in found if self.answered(provider, batch) & ids]
         wanted = submission.metadata()
         return [
             batch
             for batch in provider.find(0.0, page_size=2)
             if batch.input_file_id == file_id or (batch.metadata and wanted.items() <= batch.metadata.items())
         ]
+
+    def answered(self, provider: Client, batch: Batch) -> set[str]:
+        """The custom_ids of a batch's results."""
+        found = set()
+        for name in filter(None, (batch.output_file_id, batch.error_file_id)):
+            sink = io.BytesIO()
+            provider.fetch(name, sink)
+            lines = map(self.adapter.envelope.decode, filter(None, sink.getvalue().split(b"\n")))
+            found |= {line.custom_id for line in lines if isinstance(line, Response)}
+        return found
 
     # Lines.
 

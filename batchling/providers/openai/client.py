@@ -17,18 +17,29 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from email.utils import parsedate_to_datetime
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import openai
 
 from batchling import limits
-from batchling.collect.refusal import About, about, definitely_invalid, wrapped_status
 from batchling.dialects.reading import whole
 from batchling.errors import CallAmbiguous, CallError, CallNotFound, CallRefused, CallStopped, CallUnavailable
-from batchling.models import Batch, BatchError, Submission
+from batchling.models import Batch, Submission
+from batchling.providers.deadline import LATE, end_with
 from batchling.providers.openai.objects import read_batch, read_blamed, read_refusal, text_of
+from batchling.providers.replies import (
+    FOREIGN_404,
+    HTTP_LIBRARIES,
+    MARGIN_SECONDS,
+    MAX_MESSAGE,
+    Refusal,
+    bad_certificate,
+    free_error,
+    reason,
+    shape,
+    spending_error,
+)
 from batchling.scrub import Scrubber
 from batchling.spec import ProviderConfig
 from batchling.trust import is_loopback, shown
@@ -41,29 +52,7 @@ FILES_EXPIRE_SECONDS = 14 * 86400
 OUTPUT_EXPIRES_SECONDS = 30 * 86400
 """Life of an output file: OpenAI's maximum."""
 
-_MARGIN_SECONDS = 3600.0  # clocks differ, and a list is ordered by the provider's
-_MAX_MESSAGE = 2000
-_TRANSIENT = frozenset({408, 409, 429})
-_HTTP_LIBRARIES = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "h11", "zlib", "ssl", "socket"})
-_FOREIGN_404 = "foreign_404"  # a 404 without the provider's error body: a gateway's, or a route that is not there
 _NO_KEY = "none"
-_LATE = "the reply was not over in time"
-_BROKEN = frozenset(
-    {
-        "server_error",
-        "internal_error",
-        "internal_server_error",
-        "internalservererror",
-        "service_unavailable",
-        "serviceunavailable",
-        "bad_gateway",
-        "gateway_timeout",
-        "timeout",
-        "request_timeout",
-        "api_connection_error",
-        "apiconnectionerror",
-    }
-)
 
 
 class OpenAIClient:
@@ -113,10 +102,7 @@ class OpenAIClient:
             ),
         )
         self._calls = threading.local()
-        for transport in (self._client._client._transport, *self._client._client._mounts.values()):
-            pool = getattr(transport, "_pool", None)
-            if pool is not None:  # a mount of None: no proxy there
-                pool._network_backend = _Network(pool._network_backend, self._left)
+        end_with(self._client._client, self._left)
         # The client fills these from OPENAI_* variables by itself: another provider must not be told the
         # organisation, and headers that are in no config would change answers without a trace.
         own = config.name == "openai"
@@ -151,7 +137,7 @@ class OpenAIClient:
             raise CallRefused(error.message, status=error.status, code=error.code) from None
         file_id = text_of(data.get("id"))
         if file_id is None:
-            raise CallUnavailable(f"upload of {submission.filename()}: the reply has no file id ({_shape(data)})")
+            raise CallUnavailable(f"upload of {submission.filename()}: the reply has no file id ({shape(data)})")
         return file_id
 
     def create(self, submission: Submission, file_id: str, content: BinaryIO, window: str) -> Batch:
@@ -170,15 +156,15 @@ class OpenAIClient:
         except openai.APIStatusError as error:
             raise self._create_error(error) from None
         except Exception as error:
-            if (why := _bad_certificate(error)) is not None:  # found before anything of the request has left
+            if (why := bad_certificate(error)) is not None:  # found before anything of the request has left
                 raise CallRefused(f"creation of a batch: {why}", code="certificate_refused") from None
             # Whatever went wrong here may have gone wrong after the request had left.
-            raise CallAmbiguous(self._scrub(f"creation of a batch: {_reason(error)}")) from None
+            raise CallAmbiguous(self._scrub(f"creation of a batch: {reason(error)}")) from None
         data = self._json(reply.content)
         batch = read_batch(data)
         if batch is None:
             raise CallAmbiguous(
-                f"provider {self._facts.name!r} answered {reply.status_code} without a batch id ({_shape(data)}): "
+                f"provider {self._facts.name!r} answered {reply.status_code} without a batch id ({shape(data)}): "
                 "a batch may have been created, and this is not the OpenAI shape",
                 status=reply.status_code,
             )
@@ -196,7 +182,7 @@ class OpenAIClient:
         capabilities = self._facts.capabilities
         if not capabilities.list:
             raise CallRefused(f"provider {self._facts.name!r} cannot list batches", code="list_unsupported")
-        cutoff = since - _MARGIN_SECONDS
+        cutoff = since - MARGIN_SECONDS
         seen: set[str] = set()
         cursors: set[str] = set()
         query: dict[str, Any] = {}
@@ -273,7 +259,7 @@ class OpenAIClient:
         try:
             data = self._read(what, lambda: self._client.files.with_raw_response.delete(file_id))
         except CallNotFound as error:
-            if error.code == _FOREIGN_404:
+            if error.code == FOREIGN_404:
                 raise CallUnavailable(error.message, status=404) from None
             return True
         return data.get("deleted") is not False
@@ -291,14 +277,14 @@ class OpenAIClient:
             lambda: self._client.batches.with_raw_response.list(limit=page_size, extra_query=query),
         )
         if not isinstance(data.get("data"), list):
-            raise CallUnavailable(f"the list of batches has no data ({_shape(data)})", code="unreadable")
+            raise CallUnavailable(f"the list of batches has no data ({shape(data)})", code="unreadable")
         return data
 
     def _batch(self, what: str, call: Callable[[], Any]) -> Batch:
         data = self._read(what, call)
         batch = read_batch(data)
         if batch is None:
-            raise CallUnavailable(f"{what}: the reply is no batch ({_shape(data)})", status=200, code="unreadable")
+            raise CallUnavailable(f"{what}: the reply is no batch ({shape(data)})", status=200, code="unreadable")
         return batch
 
     def _read(self, what: str, call: Callable[[], Any], *, by_body: bool = False) -> dict[str, Any]:
@@ -307,7 +293,7 @@ class OpenAIClient:
             reply = call()
         data = self._json(reply.content)
         if not isinstance(data, dict):
-            message = f"{what}: the reply is no JSON object ({_shape(data)})"
+            message = f"{what}: the reply is no JSON object ({shape(data)})"
             raise CallUnavailable(message, status=reply.status_code, code="unreadable")
         return data
 
@@ -324,12 +310,12 @@ class OpenAIClient:
             # A stream that breaks off while it is read raises the HTTP library's own types: httpx before openai 3,
             # httpx2 since. Anything else is a mistake of ours and must be seen.
             known = isinstance(error, openai.APIConnectionError)
-            if not known and type(error).__module__.partition(".")[0] not in _HTTP_LIBRARIES:
+            if not known and type(error).__module__.partition(".")[0] not in HTTP_LIBRARIES:
                 raise
-            if (why := _bad_certificate(error)) is not None:
+            if (why := bad_certificate(error)) is not None:
                 raise CallStopped(f"{what}: {why}", code="certificate_refused") from None
             # Without the exception itself: some repeat a header they could not send.
-            raise CallUnavailable(self._scrub(f"{what}: {_reason(error)}")) from None
+            raise CallUnavailable(self._scrub(f"{what}: {reason(error)}")) from None
 
     def _left(self) -> float:
         """Seconds that this thread's call may still take."""
@@ -363,7 +349,7 @@ class OpenAIClient:
             if size > limits.CONTROL_BYTES:
                 raise limits.BeyondLimit(f"the reply has more than {limits.CONTROL_BYTES // 1_000_000} MB")
             if time.monotonic() > self._calls.due:
-                raise limits.BeyondLimit(_LATE)
+                raise limits.BeyondLimit(LATE)
             parts.append(part)
         response._content = b"".join(parts)  # what `read` would have kept
 
@@ -376,20 +362,7 @@ class OpenAIClient:
         status = error.status_code
         if status < 400:
             return CallStopped(f"{what}: {self._redirect(error)}", status=status, code="redirected")
-        code, message, own = self._refusal(error)
-        text = f"{what}: {status} {message}"
-        wait = _retry_after(error.response.headers)
-        if status == 404:
-            return CallNotFound(text, status=status, code=code if own else _FOREIGN_404, retry_after=wait)
-        # 413 has no reason to end: a gateway that finds a file too large finds it too large again.
-        definite = own and 400 <= status < 500 and status not in _TRANSIENT
-        if by_body and own and (status == 402 or _definite(code, message) not in (None, About.RATE)):
-            definite = True
-        if status == 413 or definite:
-            return CallRefused(
-                text, status=status, code=code, retry_after=wait, lines=self._blamed(error), words=message
-            )
-        return CallUnavailable(text, status=status, code=code, retry_after=wait)
+        return free_error(what, status, error.response.headers, self._refusal(error), by_body=by_body)
 
     def _create_error(self, error: openai.APIStatusError) -> CallError:
         """What a status that is no success means on the call that spends. Where a gateway's status and body differ, the body counts."""
@@ -398,31 +371,16 @@ class OpenAIClient:
             return CallAmbiguous(f"creation of a batch: {self._redirect(error)}", status=status, code="redirected")
         if status < 400:
             return CallRefused(f"creation of a batch: {self._redirect(error)}", status=status, code="redirected")
-        code, message, own = self._refusal(error)
-        text = f"creation of a batch: {status} {message}"
-        wait = _retry_after(error.response.headers)
-        if own and 400 <= status < 500 and status not in (408, 409):
-            definite = not _went_wrong(code, message)
-        else:
-            definite = status == 413 or (own and _definite(code, message) is not None)
-        if definite:
-            return CallRefused(
-                text, status=status, code=code, retry_after=wait, lines=self._blamed(error), words=message
-            )
-        return CallAmbiguous(text, status=status, code=code, retry_after=wait)
+        return spending_error("creation of a batch", status, error.response.headers, self._refusal(error))
 
-    def _blamed(self, error: openai.APIStatusError) -> tuple[BatchError, ...]:
-        """The lines that the body of a refusal names."""
-        return read_blamed(self._json(error.response.content))
-
-    def _refusal(self, error: openai.APIStatusError) -> tuple[str | None, str, bool]:
-        """Code, message, and whether the body is the provider's own error body."""
+    def _refusal(self, error: openai.APIStatusError) -> Refusal:
+        """What the body of a reply that is no success says."""
         data = self._json(error.response.content)
         refusal = read_refusal(data)
         if refusal is None:
-            return None, f"without the provider's error body ({_shape(data)})", False
+            return Refusal(None, f"without the provider's error body ({shape(data)})", False)
         code, message = refusal
-        return code, self._scrub(message), True
+        return Refusal(code, self._scrub(message), True, read_blamed(data))
 
     def _redirect(self, error: openai.APIStatusError) -> str:
         """Where we were sent, without what may be secret in it."""
@@ -440,121 +398,4 @@ class OpenAIClient:
             return None
 
     def _scrub(self, text: str) -> str:
-        return self._scrubber.text(text[: 4 * _MAX_MESSAGE])[:_MAX_MESSAGE]
-
-
-def _bad_certificate(error: BaseException) -> str | None:
-    """Why the server's certificate does not hold; None when that is not what went wrong."""
-    seen: set[int] = set()
-    cause: BaseException | None = error
-    while cause is not None and id(cause) not in seen:
-        seen.add(id(cause))
-        # The HTTP library may raise an exception of its own type, with the text of OpenSSL's.
-        if isinstance(cause, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in str(cause):
-            why = getattr(cause, "verify_message", None) or "its certificate cannot be verified"
-            return f"the server is not who it should be: {why}"
-        cause = cause.__cause__ or cause.__context__
-    return None
-
-
-def _went_wrong(code: str | None, message: str) -> bool:
-    """The body says that something broke on the way (a gateway shows it with another status): it may have happened."""
-    inner = wrapped_status(message)
-    if inner is not None:
-        return inner >= 500 or inner in (408, 409)
-    return (code or "").lower() in _BROKEN and about([None], message) is About.OTHER
-
-
-def _definite(code: str | None, message: str) -> About | None:
-    """What a body refuses for certain, whatever the status says; None: it does not."""
-    inner = wrapped_status(message)
-    if inner is not None and (inner >= 500 or inner in (408, 409)):
-        return None
-    found = about([code], message)
-    if found in (About.MODEL, About.PERMISSION, About.FILE) and inner is None and about([code], "") is not found:
-        return None  # a model that is not there while a server starts is told in the same words
-    if found is not About.OTHER:
-        return found
-    return About.OTHER if inner is not None or definitely_invalid(message) else None
-
-
-def _reason(error: BaseException) -> str:
-    """The transport's words: the client says only 'Connection error.', the cause says which."""
-    cause = error.__cause__
-    text = f"{type(cause).__name__}: {cause}" if cause is not None and str(cause) else str(error)
-    return f"{type(error).__name__} ({text})" if text else type(error).__name__
-
-
-def _shape(data: Any) -> str:
-    """What a reply looks like, without its content."""
-    if isinstance(data, dict):
-        return "properties: " + (", ".join(name[:80] for name in sorted(map(str, data))[:12]) or "none")
-    return "not JSON" if data is None else type(data).__name__
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds from `retry-after-ms` or `retry-after` (seconds or a date); at most a day."""
-    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
-        value = headers.get(name)
-        if value is None:
-            continue
-        try:
-            seconds = float(value) / unit
-        except ValueError:
-            try:
-                moment = parsedate_to_datetime(value)
-                seconds = (moment - parsedate_to_datetime(headers["date"])).total_seconds()
-            except (ValueError, KeyError, TypeError):
-                continue
-        if math.isfinite(seconds):
-            return min(max(seconds, 0.0), 86400.0)
-    return None
-
-
-class _Network:
-    """The HTTP library's network, whose reads and writes end with the call that they belong to.
-
-    The library's own time limits are of one read each, and a server that drips bytes keeps every read short: the headers
-    of a reply, a handshake with a proxy and a piece of a result would take as long as it likes.
-
-    Args:
-        inner: what connects, in the library's own version.
-        left: seconds that the call of this thread may still take.
-    """
-
-    def __init__(self, inner: Any, left: Callable[[], float]):
-        self._inner, self._left = inner, left
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def connect_tcp(self, *args: Any, **options: Any) -> Any:
-        return _Stream(self._inner.connect_tcp(*args, **options), self._left)
-
-
-class _Stream:
-    """One connection of `_Network`."""
-
-    def __init__(self, inner: Any, left: Callable[[], float]):
-        self._inner, self._left = inner, left
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def start_tls(self, *args: Any, **options: Any) -> Any:
-        return _Stream(self._inner.start_tls(*args, **options), self._left)
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        data: bytes = self._inner.read(max_bytes, self._within(timeout))
-        return data
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._inner.write(buffer, self._within(timeout))
-
-    def _within(self, timeout: float | None) -> float | None:
-        left = self._left()
-        if left <= 0:
-            raise limits.BeyondLimit(_LATE)
-        if math.isinf(left):
-            return timeout
-        return left if timeout is None else min(timeout, left)
+        return self._scrubber.text(text[: 4 * MAX_MESSAGE])[:MAX_MESSAGE]

@@ -12,16 +12,14 @@ when the line still names its request, and `Garbage` when it does not. It is fin
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from batchling import limits
 from batchling.collect.outcome import outcome_of_error
 from batchling.dialects import CHAT, EMBEDDINGS, RESPONSES
-from batchling.dialects.reading import MAX_COUNT, MAX_ERROR_CHARACTERS, clean, usage_of, whole
+from batchling.dialects.reading import MAX_COUNT, MAX_ERROR_CHARACTERS, usage_of, whole
 from batchling.models import NO_USAGE, NOT_UNDERSTOOD, Garbage, Outcome, Response, Usage
-
-_CUSTOM_ID = re.compile(rb'"custom_id"\s*:\s*"([^"\\\x00-\x1f]{1,256})"')
+from batchling.providers.lines import read_line
 
 
 def decode(line: bytes) -> Response | Garbage:
@@ -30,16 +28,11 @@ def decode(line: bytes) -> Response | Garbage:
     Args:
         line: the raw bytes, without the line feed.
     """
-    try:
-        data = limits.loads(line)
-    except limits.BeyondLimit as error:
-        return _unreadable(line, str(error))
-    except ValueError as error:
-        return _decode_damaged(line, str(error))
-    try:
-        return _plain_answer(data) or _decode_object(data)
-    except RecursionError:  # a body as JSON text, in a body as JSON text, …
-        return _unreadable(line, "nested too deeply")
+    return read_line(line, _decode_line)
+
+
+def _decode_line(data: Any) -> Response | Garbage:
+    return _plain_answer(data) or _decode_object(data)
 
 
 def _plain_answer(data: Any) -> Response | None:
@@ -214,51 +207,3 @@ def _shape(status: int | None, body: Any) -> str:
     if type(body) is str:
         return where + "the text: " + " ".join(body[:200].split())
     return where + ("no body" if body is None else f"a JSON {type(body).__name__}")
-
-
-def _decode_damaged(line: bytes, reason: str) -> Response | Garbage:
-    """A line that strict JSON refuses: BOM, invalid UTF-8, lone surrogates, NaN, control characters.
-
-    What can still be read is read, for it is paid: undecodable characters become U+FFFD, NaN and
-    infinities become null, and `error_code` says `damaged_line`. The raw bytes stay on disk as they came.
-    """
-    try:
-        text = line.decode("utf-8-sig", "replace")
-        data = limits.loads_tolerantly(text, strict=False, parse_constant=_null)
-        response = _decode_object(clean(data))
-    except limits.BeyondLimit as error:
-        return _unreadable(line, str(error))
-    except (ValueError, RecursionError):
-        return _unreadable(line, reason)
-    if isinstance(response, Response) and response.outcome is Outcome.OK and line[:3] != b"\xef\xbb\xbf":
-        return Response(
-            response.custom_id,
-            response.outcome,
-            response.status_code,
-            response.text,
-            response.embedding,
-            response.finish_reason,
-            "damaged_line",
-            f"not strict JSON, read with replacement characters: {reason}"[:MAX_ERROR_CHARACTERS],
-            response.usage,
-            response.model,
-        )
-    return response
-
-
-def _unreadable(line: bytes, reason: str) -> Response | Garbage:
-    """A line beyond reading: final for its request when it names exactly one, because it may have been billed."""
-    names = {match.group(1) for match in _CUSTOM_ID.finditer(line)}
-    if len(names) == 1:
-        custom_id = names.pop().decode("utf-8", "replace")
-        return Response(
-            custom_id,
-            Outcome.ERROR,
-            error_code=NOT_UNDERSTOOD,
-            error_message=f"the line cannot be read: {reason}"[:MAX_ERROR_CHARACTERS],
-        )
-    return Garbage(f"the line cannot be read: {reason}"[:MAX_ERROR_CHARACTERS])
-
-
-def _null(_: str) -> None:
-    return None

@@ -56,7 +56,7 @@ def read_batch(data: Any) -> Batch | None:
         input_file_id=text_of(data.get("input_file_id")),
         output_file_id=text_of(data.get("output_file_id")),
         error_file_id=text_of(data.get("error_file_id")),
-        created_at=_seconds(data.get("created_at")),
+        created_at=seconds(data.get("created_at")),
         metadata={str(k): str(v) for k, v in metadata.items()} if isinstance(metadata, dict) else {},
         errors=read_errors(data.get("errors")),
         total=_count(counts.get("total")),
@@ -159,7 +159,7 @@ def _count(value: Any) -> int | None:
     return count if count is not None and count >= 0 else None
 
 
-def _seconds(value: Any) -> float | None:
+def seconds(value: Any) -> float | None:
     """Unix seconds from a number, a number in a text, or an ISO 8601 text (UTC unless it says otherwise)."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
