@@ -81,8 +81,8 @@ class ModelConfig(Section):
     )
     refuses: list[str] = Field(
         default_factory=list,
-        description="Parameters of the API that the model refuses, unless they have the API's default, and endpoints "
-        "that it does not answer.",
+        description="Parameters of the API that the model refuses, unless they have the API's default (a+b: both together), "
+        "endpoints that it does not answer, and prefill: a prompt that ends with the assistant's words.",
     )
     strict_schema: bool = Field(default=True, description="The model takes a JSON Schema in the request.")
     json_mode: bool = Field(

@@ -181,6 +181,9 @@ _API_DEFAULTS: dict[str, Any] = {
 }
 """What a model that refuses a parameter takes all the same, because it says what holds anyway."""
 
+PREFILL = "prefill"
+"""In `model.refuses`: a conversation that ends with the assistant's words."""
+
 
 def _unusable(tree: Mapping[str, Any], origins: Mapping[str, Origin]) -> list[Problem]:
     """`_target_`, and values that are still missing."""
@@ -314,6 +317,11 @@ def _yaml_int(text: str) -> int:
     return int(yaml.safe_load(text))
 
 
+def _asks(value: Any, name: str) -> bool:
+    """Whether a parameter is set to something else than what holds anyway."""
+    return value is not None and not (name in _API_DEFAULTS and value == _API_DEFAULTS[name])
+
+
 def _contradictions(config: Config) -> list[tuple[str, str]]:
     """(key, what is wrong) where single keys are fine and their combination is not."""
     found = []
@@ -384,14 +392,23 @@ def _refused(config: Config) -> Iterator[tuple[str, str]]:
         (model.refuses, model.id, "model.refuses", "choose another model"),
         (provider.refuses, provider.name, "provider.refuses", "choose another provider"),
     ):
-        for name in refuses:
-            given = model.params.get(name)
-            if given is None or (name in _API_DEFAULTS and given == _API_DEFAULTS[name]):
+        for pair in refuses:
+            names = pair.split("+")
+            name = names[-1]
+            if not all(_asks(model.params.get(part), part) for part in names):
                 continue
-            if fact == "provider.refuses" and name in model.refuses:
+            if fact == "provider.refuses" and pair in model.refuses:
                 continue  # said already
             hint = "use model.max_output_tokens" if name == "max_tokens" else "take it away"
-            yield f"model.params.{name}", f"{who} refuses it ({fact}); {hint}, or {way_out}"
+            what = " together with ".join(("it", *names[:-1]))
+            yield f"model.params.{name}", f"{who} refuses {what} ({fact}); {hint}, or {way_out}"
+    last = len(config.prompt.messages) - 1
+    if PREFILL in model.refuses and last >= 0 and config.prompt.messages[last].role == "assistant":
+        yield (
+            f"prompt.messages.{last}.role",
+            f"{model.id} does not continue an answer that is begun for it (model.refuses: {PREFILL}); end with the user's "
+            "message",
+        )
     has_schema = any((config.output_schema.fields, config.output_schema.pydantic, config.output_schema.json_schema))
     if (
         "json_schema" in provider.refuses

@@ -156,24 +156,29 @@ NOBODY = (0, 0)
 
 
 def named_by_results(session: Session, group: str, batch: Batch) -> tuple[int, int] | None:
-    """The (shard, attempt) that a batch's results are of, by their first line; `NOBODY`; None where it cannot be read.
+    """The (shard, attempt) that a batch's results are of, by their first lines; `NOBODY`; None where that cannot be told now.
 
     Raises:
         CallError: nobody answers.
     """
     kit = session.kits_of(group)[0]
+    known = False
     for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
         beginning = _Beginning()
+        whole = True
         try:
             with suppress(_EnoughError):
                 kit.client.fetch(file_id, cast(BinaryIO, beginning))
         except CallError as error:
-            if error.status is None and not beginning.line:
+            if error.status is None and not beginning.lines:
                 raise
-        line = kit.envelope.decode(beginning.line) if beginning.line else None
-        if isinstance(line, Response):
-            return _owner(session, group, line)
-    return None
+            whole = False
+        named = [line for line in map(kit.envelope.decode, beginning.lines) if isinstance(line, Response)]
+        for line in named:
+            if (owner := _owner(session, group, line)) != NOBODY:
+                return owner
+        known = known or (whole and bool(named))
+    return NOBODY if known else None
 
 
 def _owner(session: Session, group: str, line: Response) -> tuple[int, int]:
@@ -189,22 +194,27 @@ def _owner(session: Session, group: str, line: Response) -> tuple[int, int]:
     return shard.number, (uncertain or lost or shard.attempts)[0].number
 
 
+FIRST_LINES = 50
+"""Lines of results that are read to find out whose they are: servers put lines of others among ours, but not so many."""
+
+
 class _EnoughError(Exception):
-    """The first line is here."""
+    """The first lines are here."""
 
 
 class _Beginning:
-    """A sink that takes a file's first line and no more."""
+    """A sink that takes a file's first lines and no more."""
 
     def __init__(self) -> None:
-        self._data = b""
-        self.line = b""
+        self._rest = b""
+        self._bytes = 0
+        self.lines: list[bytes] = []
 
     def write(self, data: bytes) -> int:
-        self._data += data
-        line, mark, _ = self._data.lstrip(b"\n").partition(b"\n")
-        if mark or len(self._data) > limits.LINE_BYTES:
-            self.line = line
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        self.lines += filter(None, lines)
+        self._bytes += len(data)
+        if len(self.lines) >= FIRST_LINES or self._bytes > limits.LINE_BYTES:
             raise _EnoughError
         return len(data)
 

@@ -161,7 +161,12 @@ class SimClient:
             metadata = {**own.metadata, "batchling_sha256": "0" * 64}
             if rng.random() < 0.5:
                 metadata = {**own.metadata, "batchling_plan": "f00f00"}
-        file_id = server.store(b"")
+        content = b""
+        if not server.marks:  # of the sizes that ours have, and now and then of a plan with our six characters
+            tail = rng.choice(("000000", "f00f00", own.metadata["batchling_plan"] if own is not None else "000000"))
+            names = [f"k1-{server.number():040x}-{tail}-0001" for _ in range(rng.randint(1, 6))]
+            content = b"".join(b'{"custom_id":"%b","body":{"messages":[]}}\n' % name.encode() for name in names)
+        file_id = server.store(content)
         server.make(file_id, metadata, at=server.time.now - rng.choice((0.0, rng.random() * 3600.0)), ours=False)
 
     def fetch(self, file_id: str, sink: BinaryIO) -> int:

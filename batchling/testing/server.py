@@ -140,6 +140,7 @@ class SimServer:
         tokens: prompt tokens of a request's body.
         lies: what it says that is not so.
         strangers: rows of other people that its list always has.
+        marks: its batches say which file they are made from, and with which metadata.
         ids: how files are named: `new` (no id twice), `content` (equal bytes, equal id) or `counter` (the number of a
             deleted file is given to the next one).
         least_tokens: prompt tokens of its smallest request.
@@ -152,6 +153,7 @@ class SimServer:
     tokens: Callable[[dict[str, Any]], int] = lambda body: 10
     lies: tuple[Lie, ...] = ()
     strangers: int = 0
+    marks: bool = True
     ids: str = "new"
     spelling: str = "1,000"
     least_tokens: int = 10
@@ -388,13 +390,13 @@ class SimServer:
         return Batch(
             id=batch.id,
             status=batch.status,
-            input_file_id=batch.file_id,
+            input_file_id=batch.file_id if self.marks else None,
             output_file_id=batch.output_file_id if filed else None,
             error_file_id=batch.error_file_id if filed else None,
             created_at=batch.created_at,
-            metadata=dict(batch.metadata),
+            metadata=dict(batch.metadata) if self.marks else {},
             errors=batch.errors,
-            total=len(batch.requests) if counts else None,
+            total=len(batch.requests) if counts or not self.marks else None,
             completed=batch.answered if counts else None,
             failed=batch.failed if counts else None,
         )
@@ -403,6 +405,9 @@ class SimServer:
         batch.ended_at = batch.ends_at
         if not batch.ours:
             batch.status = "completed"
+            if not self.marks:
+                lines = [_answer_line(custom_id, Outcome.OK, "{}", 1) for custom_id, _ in batch.requests]
+                batch.output_file_id = self.store(b"".join(lines))
             return
         match batch.ending:
             case "throttled":

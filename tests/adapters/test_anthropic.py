@@ -5,21 +5,26 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from datetime import date
 from typing import Any
 
 import pytest
+import yaml
 
+from batchling.api import verbs
+from batchling.cost import price_of
 from batchling.dialects import MESSAGES, NeutralRequest, StrictSchema
 from batchling.errors import CallAmbiguous, CallNotFound, CallRefused, CallStopped, CallUnavailable, ConfigError
 from batchling.models import Batch, Garbage, Outcome, Response, Submission, Usage
 from batchling.providers import Client
 from batchling.providers.anthropic import ADAPTER
 from batchling.providers.anthropic.client import read_batch
-from batchling.spec import ProviderConfig
+from batchling.spec import ModelConfig, ProviderConfig
 from batchling.testing.contract import ProviderContract
-from tests.adapters.shipped import facts_of
+from tests.adapters.shipped import CONF, facts_of
 from tests.servers.anthropic import KEY, AnthropicServer
 from tests.servers.emulated import Answer, Elsewhere
+from tests.workbench import Workbench
 
 FACTS = facts_of("anthropic")
 BODY = b'{"model":"claude-haiku-4-5","max_tokens":20,"messages":[{"role":"user","content":"row {n} {hard}"}]}'
@@ -421,3 +426,51 @@ def test_the_key_is_in_no_message(server: AnthropicServer) -> None:
 
 def test_garbage_is_garbage() -> None:
     assert isinstance(ADAPTER.envelope.decode(b'{"result": {}}'), Garbage)
+
+
+# What its models refuse, before anything is spent.
+
+
+@pytest.mark.parametrize(
+    ("model", "params", "where"),
+    [
+        ("claude-opus-5-5", "{temperature: 0}", "model.params.temperature"),
+        ("claude-haiku-5-5", "{top_p: 0.9}", "model.params.top_p"),
+        ("claude-sonnet-5-5", "{top_k: 5}", "model.params.top_k"),
+        ("claude-haiku-4-5", "{temperature: 0, top_p: 0.9}", "model.params.top_p"),
+        ("claude-sonnet-4-6", "{temperature: 0, top_p: 0.9}", "model.params.top_p"),
+    ],
+)
+def test_sampling_that_a_model_refuses_is_an_error_at_plan_time(
+    bench: Workbench, model: str, params: str, where: str
+) -> None:
+    """litellm#26444, ComfyUI#13923, open-webui/functions#9: in a batch the refusal comes hours later, once for each row."""
+    with pytest.raises(ConfigError, match=where.replace(".", r"\.")):
+        verbs.plan("ask", [f"model={model}", "provider=anthropic", f"model.params={params}"], project=bench.project)
+    assert not bench.plans
+
+
+def test_sampling_that_a_model_takes_is_planned(bench: Workbench) -> None:
+    for params in ("{temperature: 0}", "{temperature: 1, top_p: 1}"):
+        verbs.plan(
+            "ask",
+            ["model=claude-haiku-4-5", "provider=anthropic", f"model.params={params}", "tokens=off"],
+            project=bench.project,
+        )
+
+
+def test_an_answer_that_is_begun_is_refused_where_the_model_refuses_it(bench: Workbench) -> None:
+    turns = "prompt.messages=[{role: user, content: 'x {text}'}, {role: assistant, content: 'It is'}]"
+    with pytest.raises(ConfigError, match="does not continue"):
+        verbs.plan("ask", ["model=claude-sonnet-5-5", "provider=anthropic", turns], project=bench.project)
+    verbs.plan("ask", ["model=claude-haiku-4-5", "provider=anthropic", turns, "tokens=off"], project=bench.project)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "model").glob("claude-*.yaml")))
+def test_every_model_has_a_dated_batch_price(name: str) -> None:
+    model = ModelConfig.model_validate(
+        {k: v for k, v in yaml.safe_load((CONF / "model" / f"{name}.yaml").read_text()).items() if k != "defaults"}
+    )
+    price = price_of(model, FACTS, now=date(2026, 11, 25))
+    assert price is not None and price.batch and "standard" not in price.source
+    assert price.written is not None and price.written > price.input > (price.cached or 0)

@@ -95,7 +95,7 @@ def test_an_answer_becomes_a_decoded_line_with_the_place_of_its_bytes() -> None:
         "parent_key": None,
         "schema": 0,
     }
-    assert summary.usage == Usage(20, 0, 4, 0)
+    assert summary.usage == Usage(20, 0, 4, 0, 0)
     assert summary.cost_usd == Decimal("0.00000002")
 
 

@@ -50,6 +50,7 @@ class World:
         late: a request may arrive up to so many seconds after the client gave up.
         resubmit_usd: what the policy allows to be sent again unasked.
         fence: some providers do not delete input files; those that do, do so for certain.
+        marks: a batch says whose it is; else only its results do, and nothing can be called back.
         once: no key is billed twice.
         twice_by_gateway: one request may be sent on twice, by somebody between us and the provider.
         wrong_clocks: each process's clock is wrong in its own way, and replies are often lost.
@@ -64,6 +65,7 @@ class World:
     late: float
     resubmit_usd: Decimal = Decimal(100)
     fence: bool = True
+    marks: bool = True
     once: bool = True
     twice_by_gateway: float = 0.0
     wrong_clocks: bool = False
@@ -81,6 +83,7 @@ WORLDS = {
         World("hostile", lag=6 * 3600.0, late=20 * 3600.0, resubmit_usd=Decimal(0)),
         World("hostile-default", lag=6 * 3600.0, late=20 * 3600.0, once=False),
         World("unfenced", lag=800.0, late=20 * 3600.0, once=False, fence=False),
+        World("unmarked", lag=800.0, late=20 * 3600.0, fence=False, marks=False),
         World("clocks", lag=800.0, late=800.0, wrong_clocks=True),
         World("sweep", lag=800.0, late=20 * 3600.0, lanes=(3, 4, 6)),
         World("gateway", lag=800.0, late=800.0, once=False, twice_by_gateway=0.3),
@@ -299,6 +302,8 @@ class Schedule:
             )
             for group in groups
         }
+        for server in self.servers.values():
+            server.marks = world.marks
         if world.lies:
             for server in self.servers.values():
                 server.lies = draw_lies(rng, world, self.faults)
@@ -349,6 +354,7 @@ class Schedule:
                     settle_seconds=SETTLE,
                     can_list=can_list,
                     can_fence=can_fence,
+                    marked=world.marks,
                     concurrent_batches=rng.choice((None, None, 1, 2)),
                     creations_per_hour=rng.choice((None, None, None, 3)),
                 )

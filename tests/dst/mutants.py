@@ -155,6 +155,21 @@ MUTANTS = [
         ("slow",),
     ),
     Mutant(
+        "a batch without a mark is taken for ours by its size",
+        without(
+            adoption,
+            "_owner",
+            ("if tail != session.folder.tail or shard is None", "if shard is None"),
+            ("if all(entry.key != line.key for", "if all(False for"),
+        ),
+        ("unmarked",),
+    ),
+    Mutant(
+        "where no batch has a mark, one that is not in the list did not happen",
+        without(submission, "_why_a_person", ("if not session.kit(shard).lane.marked:", "if False:")),
+        ("unmarked",),
+    ),
+    Mutant(
         "no settling time",
         without(decisions, "decide", ("+ settling_seconds(lane, shard, attempt, policy)", "+ 0.0")),
     ),

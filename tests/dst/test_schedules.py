@@ -23,10 +23,11 @@ pytestmark = pytest.mark.dst
 SHARES = {
     "bounded": 0.13,
     "slow": 0.13,
-    "hostile": 0.1,
+    "hostile": 0.06,
     "sweep": 0.06,
     "hostile-default": 0.04,
     "unfenced": 0.04,
+    "unmarked": 0.04,
     "clocks": 0.05,
     "gateway": 0.04,
     "lying-list": 0.08,
