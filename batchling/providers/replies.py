@@ -26,6 +26,9 @@ FOREIGN_404 = "foreign_404"
 MAX_MESSAGE = 2000
 """Characters of a message that are kept."""
 
+MAX_RETRY_SECONDS = 86_400.0
+"""A server that asks us to wait for longer is not believed."""
+
 HTTP_LIBRARIES = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "h11", "zlib", "ssl", "socket"})
 """Where an exception of the transport may come from; any other is a mistake of ours."""
 
@@ -56,12 +59,14 @@ class Refusal:
         code, message: the provider's; the message without secrets.
         own: the body is the provider's own error body.
         lines: the lines of the input file that it blames.
+        retry_after: seconds that the body asks us to wait, where a header does not.
     """
 
     code: str | None
     message: str
     own: bool
     lines: tuple[BatchError, ...] = ()
+    retry_after: float | None = None
 
 
 def free_error(
@@ -74,7 +79,7 @@ def free_error(
         by_body: a refusal that waiting cannot help is definite whatever status it came with.
     """
     text = f"{what}: {status} {said.message}"
-    wait = retry_after(headers)
+    wait = retry_after(headers) or said.retry_after
     if status == 404:
         return CallNotFound(text, status=status, code=said.code if said.own else FOREIGN_404, retry_after=wait)
     # 413 has no reason to end: a gateway that finds a file too large finds it too large again.
@@ -89,7 +94,7 @@ def free_error(
 def spending_error(what: str, status: int, headers: Mapping[str, str], said: Refusal) -> CallError:
     """What a status from 400 on means on the call that spends. Where a gateway's status and body differ, the body counts."""
     text = f"{what}: {status} {said.message}"
-    wait = retry_after(headers)
+    wait = retry_after(headers) or said.retry_after
     if said.own and 400 <= status < 500 and status not in (408, 409):
         definite = not went_wrong(said.code, said.message)
     else:
@@ -163,5 +168,5 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
             except (ValueError, KeyError, TypeError):
                 continue
         if math.isfinite(seconds):
-            return min(max(seconds, 0.0), 86400.0)
+            return min(max(seconds, 0.0), MAX_RETRY_SECONDS)
     return None

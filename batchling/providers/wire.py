@@ -353,7 +353,7 @@ class Wire:
         said = self._said(data)
         if said is None:
             return Refusal(None, f"without the provider's error body ({shape(data)})", False)
-        return Refusal(said.code, self.scrub(said.message), True, said.lines)
+        return Refusal(said.code, self.scrub(said.message), True, said.lines, said.retry_after)
 
     def _redirect(self, reply: httpx2.Response) -> str:
         """Where we were sent, without what may be secret in it."""
