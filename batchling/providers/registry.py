@@ -20,7 +20,6 @@ GROUP = "batchling.providers"
 
 _BUILT_IN = {
     "anthropic": "batchling.providers.anthropic:ADAPTER",
-    "gemini": "batchling.providers.gemini:ADAPTER",
     "openai": "batchling.providers.openai:ADAPTER",
 }
 """The built-in entry points once more: in a checkout the metadata may be older than the code."""

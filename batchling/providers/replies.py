@@ -79,7 +79,7 @@ def free_error(
         by_body: a refusal that waiting cannot help is definite whatever status it came with.
     """
     text = f"{what}: {status} {said.message}"
-    wait = retry_after(headers) or said.retry_after
+    wait = _wait(headers, said)
     if status == 404:
         return CallNotFound(text, status=status, code=said.code if said.own else FOREIGN_404, retry_after=wait)
     # 413 has no reason to end: a gateway that finds a file too large finds it too large again.
@@ -94,7 +94,7 @@ def free_error(
 def spending_error(what: str, status: int, headers: Mapping[str, str], said: Refusal) -> CallError:
     """What a status from 400 on means on the call that spends. Where a gateway's status and body differ, the body counts."""
     text = f"{what}: {status} {said.message}"
-    wait = retry_after(headers) or said.retry_after
+    wait = _wait(headers, said)
     if said.own and 400 <= status < 500 and status not in (408, 409):
         definite = not went_wrong(said.code, said.message)
     else:
@@ -102,6 +102,11 @@ def spending_error(what: str, status: int, headers: Mapping[str, str], said: Ref
     if definite:
         return CallRefused(text, status=status, code=said.code, retry_after=wait, lines=said.lines, words=said.message)
     return CallAmbiguous(text, status=status, code=said.code, retry_after=wait)
+
+
+def _wait(headers: Mapping[str, str], said: Refusal) -> float | None:
+    wait = retry_after(headers)
+    return said.retry_after if wait is None else wait
 
 
 def bad_certificate(error: BaseException) -> str | None:

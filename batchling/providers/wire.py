@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ import httpx2
 
 from batchling import limits
 from batchling.errors import CallAmbiguous, CallNotFound, CallRefused, CallStopped, CallUnavailable, ConfigError
+from batchling.providers.deadline import LATE, end_with
 from batchling.providers.replies import (
     FOREIGN_404,
     HTTP_LIBRARIES,
@@ -95,6 +98,8 @@ class Wire:
             timeout=httpx2.Timeout(read_seconds, connect=CONNECT_SECONDS),
             headers={"Accept-Encoding": "gzip, deflate"},
         )
+        self._calls = threading.local()
+        end_with(self._client, self._left)
         self._elsewhere: httpx2.Client | None = None
 
     def fingerprint(self) -> str | None:
@@ -202,6 +207,7 @@ class Wire:
         """
         target = self._target(path)
         for hop in (0, 1):
+            self._calls.due = time.monotonic() + self._call_seconds
             with self._transport(what):
                 reply = self._client_of(target).send(
                     self._client_of(target).build_request("GET", target, headers=self._headers_of(target)), stream=True
@@ -248,7 +254,13 @@ class Wire:
                 timeout=httpx2.Timeout(self._read_seconds, connect=CONNECT_SECONDS),
                 headers={"Accept-Encoding": "gzip, deflate"},
             )
+            end_with(self._elsewhere, self._left)
         return self._elsewhere
+
+    def _left(self) -> float:
+        """Seconds that this thread's call may still take."""
+        due: float = getattr(self._calls, "due", math.inf)
+        return due - time.monotonic()
 
     def _handed_out(self, what: str, reply: httpx2.Response, target: str) -> str:
         """Where a redirect leads, if it may be followed: over TLS, or from one server of this machine to another."""
@@ -282,7 +294,7 @@ class Wire:
 
     def _send(self, request: httpx2.Request, more_seconds: float) -> httpx2.Response:
         """A whole reply within the limits. A large request keeps the server from answering for longer."""
-        due = time.monotonic() + self._call_seconds + more_seconds
+        due = self._calls.due = time.monotonic() + self._call_seconds + more_seconds
         reply = self._client_of(str(request.url)).send(request, stream=True)
         try:
             self._bound(reply, due)
@@ -307,12 +319,12 @@ class Wire:
             if size > limits.CONTROL_BYTES:
                 raise limits.BeyondLimit(f"the reply has more than {limits.CONTROL_BYTES // 1_000_000} MB")
             if time.monotonic() > due:
-                raise limits.BeyondLimit("the reply was not over in time")
+                raise limits.BeyondLimit(LATE)
             parts.append(part)
         reply._content = b"".join(parts)  # what `read` would have kept
 
     def _copy(self, what: str, reply: httpx2.Response, sink: BinaryIO) -> int:
-        due = time.monotonic() + limits.RESULT_SECONDS
+        due = self._calls.due = time.monotonic() + limits.RESULT_SECONDS
         announced = reply.headers.get("content-length", "")
         encoding = reply.headers.get("content-encoding", "").strip().lower()
         if encoding not in limits.ENCODINGS:
