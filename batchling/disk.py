@@ -178,7 +178,7 @@ def open_lock(path: Path, *, writable: bool = True) -> int:
         if not stat.S_ISREG(found.st_mode):
             raise _no_lock(path, "no plain file")
         if found.st_nlink > 1:
-            raise _no_lock(path, "a file that has another name too")
+            raise _no_lock(path, "a file that has another name as well")
         if found.st_uid not in (os.geteuid(), folder.st_uid) and not _is_shared(path.parent):
             raise _no_lock(path, "somebody else's")
     except BaseException:
@@ -267,12 +267,12 @@ def plain_file(path: Path, *, follow: bool = True) -> BinaryIO:
         follow: a link to a file will do.
 
     Raises:
-        OSError: it is no plain file, or cannot be opened.
+        OSError: it is not a regular file, or cannot be opened.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     return os.fdopen(descriptor, "rb")
 
 
@@ -355,7 +355,7 @@ class RealDisk:
                         elif entry.is_file(follow_symlinks=False):
                             found.append(Path(entry.path).relative_to(folder).as_posix())
                         else:
-                            what = "is a link" if entry.is_symlink() else "is no plain file"
+                            what = "is a link" if entry.is_symlink() else "is not a regular file"
                             raise DiskError(what, where=entry.path)
         return sorted(found)
 

@@ -60,10 +60,12 @@ def format_of(path: Path, wanted: Format | None = None) -> Format:
     if wanted is not None and ending in (None, wanted):
         return wanted
     if ending is None:
-        raise UsageError(f"{path.name}: the ending says no format", next_command="add --format jsonl, csv or parquet")
+        raise UsageError(
+            f"{path.name}: its ending does not name a format", next_command="add --format jsonl, csv or parquet"
+        )
     if wanted is not None:
         raise UsageError(
-            f"{path.name} ends as {ending}, and --format says {wanted}", next_command="leave one of them away"
+            f"{path.name} ends in {ending}, and --format says {wanted}", next_command="leave one of them out"
         )
     return ending
 

@@ -74,7 +74,7 @@ def lookalikes(text: str, engine: str, columns: Collection[str]) -> Iterator[str
             yield f"{match[0]} is sent as it stands: the column {column} has the same letters in other code points (Unicode NFC, NFD)"
     if escaped := _ESCAPED.search(text):
         yield (
-            f"{' '.join(escaped[0].split())} … is sent with both braces: a brace that is no placeholder's stands for itself, "
+            f"{' '.join(escaped[0].split())} … is sent with both braces: a brace outside a placeholder is literal "
             "and needs no doubling"
         )
     for match in _STATEMENT.finditer(text):

@@ -127,11 +127,11 @@ class EngineConfig(Section):
     api_key_env: str | None = Field(
         default=None, description="http: name of the variable that holds the upstream's key."
     )
-    concurrency: PositiveInt = Field(default=8, description="Rows that are answered side by side.")
+    concurrency: PositiveInt = Field(default=8, description="Requests answered at the same time.")
     rpm: PositiveInt | None = Field(default=None, description="http: requests per minute.")
     tpm: PositiveInt | None = Field(default=None, description="http: tokens per minute.")
     retries: int = Field(default=5, ge=0, description="http: attempts after the first for 408, 429 and 5xx.")
-    timeout_seconds: PositiveFloat = Field(default=600.0, description="http: of one request.")
+    timeout_seconds: PositiveFloat = Field(default=600.0, description="http: how long one request may take.")
     seed: int = Field(default=0, description="simulated: another seed, other answers.")
     faults: FaultsConfig = Field(default=FaultsConfig(), description="simulated: what goes wrong, a share each.")
     pretend: PriceConfig | None = Field(

@@ -66,7 +66,9 @@ class Origin:
         found = _ADDRESS.fullmatch(url)
         port = int(found["port"]) if found and found["port"] else 0
         if found is None or port > 65_535:
-            raise ConfigError(f"{key}: {problem_of(url) or 'is no plain http or https URL'}, got {shown(url)}", key=key)
+            raise ConfigError(
+                f"{key}: {problem_of(url) or 'is not a plain http or https URL'}, got {shown(url)}", key=key
+            )
         scheme = found["scheme"].lower()
         return cls(scheme, _host(found["host"]), port or _DEFAULT_PORTS[scheme])
 

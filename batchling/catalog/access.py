@@ -91,7 +91,7 @@ def _locked(runs: Path, *, exclusive: bool, wait: float) -> Iterator[None]:
             except BlockingIOError:
                 if time.monotonic() >= deadline:
                     raise CatalogBusyError(
-                        f"another process kept the catalog for more than {wait:.0f} s",
+                        f"another process has held the catalog for more than {wait:.0f} s",
                         where=str(file_of(runs)),
                         next_command="run the same command again; nothing is lost",
                     ) from None
@@ -167,7 +167,9 @@ def _check_own(con: duckdb.DuckDBPyConnection, database: str, runs: Path) -> Non
     )
     if not plain or not tables_there >= set(tables.TABLES):
         raise CatalogDamagedError(
-            "the catalog holds what batchling did not write", where=str(file_of(runs)), next_command=_REBUILD
+            "the catalog contains something that batchling did not write",
+            where=str(file_of(runs)),
+            next_command=_REBUILD,
         )
 
 
@@ -177,7 +179,7 @@ def _check_macros(con: duckdb.DuckDBPyConnection, runs: Path) -> None:
         "SELECT count(*) FROM duckdb_functions() WHERE database_name = current_database() AND NOT internal"
     ).fetchone()
     if found and found[0]:
-        raise CatalogDamagedError("the catalog holds macros", where=str(file_of(runs)), next_command=_REBUILD)
+        raise CatalogDamagedError("the catalog contains macros", where=str(file_of(runs)), next_command=_REBUILD)
 
 
 def _check_version(con: duckdb.DuckDBPyConnection, database: str, runs: Path) -> None:
@@ -190,7 +192,7 @@ def _check_version(con: duckdb.DuckDBPyConnection, database: str, runs: Path) ->
         version = row[0] if row else None
     if version != tables.VERSION:
         raise _Outdated(
-            f"the catalog is of version {version}, this batchling writes version {tables.VERSION}",
+            f"the catalog has version {version}, this batchling writes version {tables.VERSION}",
             where=str(file_of(runs)),
             next_command=_REBUILD,
         )

@@ -436,7 +436,7 @@ class _Evaluation:
         except duckdb.InterruptException:
             raise  # Ctrl-C
         except duckdb.OutOfMemoryException:
-            return _without(rows, _why("it needs more memory than there is", "memory"))
+            return _without(rows, _why("it needs more memory than is available", "memory"))
         except duck.TookTooLong:
             return _without(rows, _why(f"it took more than {seconds:g} s", "time"))
         except (duckdb.Error, ConfigError) as error:

@@ -224,7 +224,7 @@ def has_records(plan_dir: Path) -> bool:
     except FileNotFoundError:
         return False
     if not stat.S_ISREG(mode):
-        what = "is a link" if stat.S_ISLNK(mode) else "is no plain file"
+        what = "is a link" if stat.S_ISLNK(mode) else "is not a regular file"
         raise ChangedError(
             f"plan {plan_dir.name} is not used: records.parquet {what}", where=str(path), next_command=_REBUILD
         )

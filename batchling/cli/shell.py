@@ -115,7 +115,7 @@ COMMON = (
         is_flag=True,
         expose_value=False,
         callback=_keep("verbose"),
-        help="Say more; show the traceback of an error.",
+        help="Print more, including the traceback of an error.",
     ),
     click.option(
         "--config-dir",
@@ -123,7 +123,7 @@ COMMON = (
         expose_value=False,
         callback=_keep("config_dir"),
         metavar="DIR",
-        help="A folder with config groups that wins over all others.",
+        help="A folder of config groups that takes precedence over all others.",
     ),
     click.option(
         "--project",

@@ -24,12 +24,12 @@ PREVIEW_ROWS = 5
 REASONS = {
     "finished": "finished",
     "cancelled": "cancelled",
-    "detached": "detached: batches are out",
-    "awaiting": "waits for answers that another plan is buying",
-    "locked": "waits for a plan that another process holds",
-    "parked": "parked: needs your decision",
+    "detached": "detached: batches are running",
+    "awaiting": "waiting for answers that another plan is paying for",
+    "locked": "waiting for a plan that another process is working on",
+    "parked": "needs your decision",
     "refused": "stopped: the provider refused",
-    "unread": "stopped: the provider does not show a batch",
+    "unread": "stopped: the provider no longer shows a batch",
     "budget": "stopped: the budget does not allow the rest",
     "failed": "cannot go on",
 }
@@ -60,8 +60,8 @@ def show_outcome(shell: Shell, outcome: Outcome, *, worked: bool) -> None:
 
 def _bought(outcome: Outcome, worked: bool) -> str:
     if not worked and outcome.reason == "finished" and not outcome.created:
-        sent = "nothing sent" if outcome.not_received else "nothing sent: everything is answered"
-        return f"{sent}   {usd(outcome.actual_usd)} USD in all{reasons(outcome.unknown_usd)}"
+        sent = "nothing sent" if outcome.not_received else "nothing sent: everything has been answered"
+        return f"{sent}   {usd(outcome.actual_usd)} USD in total{reasons(outcome.unknown_usd)}"
     parts = [f"{plural(outcome.bought, 'request')} sent in {plural(outcome.batches, 'batch', 'batches')}"]
     if outcome.reused:
         parts.append(f"{plural(outcome.reused, 'answer')} reused")

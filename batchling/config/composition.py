@@ -134,7 +134,7 @@ class Workbench:
         self.experiment = locate(experiment, self.project)
         if self.experiment.config_name == "base":
             raise ConfigError(
-                "an experiment can't be called base.yaml: that name is the shipped config's",
+                "an experiment cannot be called base.yaml: the shipped config has that name",
                 where=str(self.experiment.path),
             )
         self.search_path = search_path(self.experiment, self.project, config_dir)
@@ -200,7 +200,7 @@ class Workbench:
         if len(given) < 2:
             return
         places = " and ".join(f"schema.{form} [{place}]" for form, place in given)
-        text = f"two schemas, which are never mixed: {places}; keep one (schema.NAME: null takes one away)"
+        text = f"two schemas, which cannot be combined: {places}; keep one (schema.NAME: null takes one away)"
         raise config_error([Problem("schema", text), *unknown_keys(composed.tree, origins)])
 
     def _check_texts(self, composed: Composed) -> None:

@@ -93,15 +93,13 @@ def _count(text: str, where: str, loader: Any) -> None:
             if event.anchor is not None:
                 sizes[event.anchor] = 1
             if len(event.value) >= 400 and not event.style and _NUMBER.fullmatch(event.value):
-                raise _refused(f"a number of {len(event.value):,} characters: quote it if it is a text", where, event)
+                raise _refused(f"a number of {len(event.value):,} characters: quote it if it is text", where, event)
         elif isinstance(event, yaml.AliasEvent):
             if any(anchor == event.anchor for anchor, _ in open_):
-                raise _refused(f"*{event.anchor} stands inside what it names", where, event)
+                raise _refused(f"*{event.anchor} is inside the value that it refers to", where, event)
             total += sizes.get(event.anchor, 1)
         if total > VALUES:
-            raise _refused(
-                f"the config stands for more than {VALUES:,} values, with its aliases written out", where, event
-            )
+            raise _refused(f"the config has more than {VALUES:,} values once its aliases are expanded", where, event)
 
 
 def _refused(message: str, where: str, event: Any) -> ConfigError:
@@ -120,7 +118,7 @@ def check_interpolations(tree: Mapping[str, Any]) -> None:
         ConfigError: it would grow beyond what it may.
     """
     if _Resolved(tree).total() > RESOLVED:
-        raise ConfigError(f"the config's interpolations (${{…}}) stand for more than {RESOLVED:,} characters")
+        raise ConfigError(f"the config's interpolations (${{…}}) expand to more than {RESOLVED:,} characters")
 
 
 class _Resolved:
@@ -141,7 +139,7 @@ class _Resolved:
 
     def _size(self, path: tuple[str, ...], node: Any, depth: int) -> int:
         if depth > 4 * DEPTH:
-            raise ConfigError(f"the config's interpolations (${{…}}) name each other more than {4 * DEPTH} deep")
+            raise ConfigError(f"the config's interpolations (${{…}}) refer to each other more than {4 * DEPTH} deep")
         if path in self._known:
             return self._known[path]
         self._known[path] = 0  # what names itself is an error that resolving it tells

@@ -28,18 +28,18 @@ def check_overrides(composer: Composer, overrides: Sequence[str], *, multirun: b
         ConfigError: one text in place of a list, a secret, `_target_`, a key of Hydra's own, a sweep without -m.
     """
     if isinstance(overrides, str):
-        raise ConfigError(f"overrides is a list of texts, got {overrides!r}", next_command=f"write [{overrides!r}]")
+        raise ConfigError(
+            f"overrides must be a list of strings, got {overrides!r}", next_command=f"write [{overrides!r}]"
+        )
     problems = []
     for text in overrides:
         key = text.partition("=")[0].lstrip("+~")
         if why := secret.override_problem(text):
             problems.append(Problem(key, why))
         elif "_target_" in text:
-            problems.append(Problem(key, "_target_ is not part of this language: a config never instantiates anything"))
+            problems.append(Problem(key, "_target_ is not supported: a config never instantiates anything"))
         elif key == "hydra" or key.startswith(("hydra.", "hydra/")):
-            problems.append(
-                Problem(key, "Hydra's own settings do not apply here (-m and --config-dir do what is needed)")
-            )
+            problems.append(Problem(key, "Hydra's own settings do not apply here (use -m and --config-dir)"))
     if problems:
         raise config_error(problems + misspelt(composer))
     if multirun:
@@ -47,7 +47,7 @@ def check_overrides(composer: Composer, overrides: Sequence[str], *, multirun: b
     for override in composer.parse(overrides):
         if override.is_sweep_override():
             key = override.key_or_group
-            text = f"is a sweep, which needs -m; for a list write {key}=[a,b], for a text with a comma quote it twice: '{key}=\"a,b\"'"
+            text = f"is a sweep, which needs -m; for a list write {key}=[a,b], for text with a comma quote it twice: '{key}=\"a,b\"'"
             problems.append(Problem(key, text, Origin(override=str(override.input_line))))
     if problems:
         raise config_error(problems + misspelt(composer))

@@ -61,7 +61,7 @@ class Sources:
                 return path
             if path not in tried:
                 tried.append(path)
-        raise FileMissing(f"no file {reference!r} (looked at {', '.join(str(p) for p in tried[:3])})")
+        raise FileMissing(f"no file {reference!r} (looked for {', '.join(str(p) for p in tried[:3])})")
 
     def read(self, path: Path, *, rewrite: Callable[[bytes], bytes] | None = None) -> tuple[str, bytes]:
         """(name of the copy, content) of a file, which is recorded; `rewrite` says as what."""

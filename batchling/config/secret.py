@@ -180,7 +180,9 @@ def _problem(key: str, value: str) -> str | None:
         and _under(key, ("provider.", "model.params.", "data.options."))
         and value.strip()
     ):
-        return "carries credentials, which do not belong into a config: name a variable (provider.api_key_env, headers_env)"
+        return (
+            "carries credentials, which do not belong in a config: name a variable (provider.api_key_env, headers_env)"
+        )
     is_data = _under(f"{key}.", ("data.path.", "data.sql.", "data.options."))
     if is_data and any(_USER.match(url) for url in URL.findall(value)):
         return "holds a user name or password before an @, which would be written into the plan"
@@ -220,13 +222,16 @@ def environment_problems(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if "${" not in value:
             continue
         if _MADE_UP.search(value):
-            yield key, "puts the name of a resolver together, so nobody can tell what it would copy into the config"
+            yield (
+                key,
+                "builds the name of a resolver from parts, so there is no telling what it would copy into the config",
+            )
             continue
         named = _NAMED.findall(value)
         if len(named) != len(_ENVIRONMENT.findall(value)):
             yield (
                 key,
-                "would copy a variable of the environment into the config without naming it plainly: ${oc.env:NAME}",
+                "would copy an environment variable into the config without naming it plainly: ${oc.env:NAME}",
             )
             continue
         for name in named:
@@ -234,7 +239,10 @@ def environment_problems(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 text = f"would copy the secret {name} into the config; name the variable instead (api_key_env, headers_env)"
                 yield key, text
             elif name not in declared:
-                yield key, f"would copy the variable {name} into the config; declare that it may: environment: [{name}]"
+                yield (
+                    key,
+                    f"would copy the variable {name} into the config; to allow that, declare environment: [{name}]",
+                )
 
 
 def values_told(environ: Mapping[str, str]) -> dict[str, str]:

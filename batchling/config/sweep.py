@@ -55,7 +55,7 @@ def expand(
     for axis in axes:
         total *= len(axis)
     if total > MOST_POINTS:
-        raise ConfigError(f"the sweep has {total:,} points; {MOST_POINTS:,} are the most")
+        raise ConfigError(f"the sweep has {total:,} points; at most {MOST_POINTS:,} are allowed")
     points = [(*itertools.chain(*chosen), *extra) for chosen in itertools.product(*axes) for extra in own]
     return _compositions(bench, points, section.exclude)
 
@@ -75,7 +75,9 @@ def _axes(bench: Workbench, overrides: Sequence[str]) -> list[list[Texts]]:
         every = itertools.islice(override.sweep_string_iterator(), MOST_POINTS + 1)
         values: list[Texts] = [(f"{key}={value}",) for value in every]
         if len(values) > MOST_POINTS:
-            raise ConfigError(f"{override.input_line}: more than {MOST_POINTS:,} points; {MOST_POINTS:,} are the most")
+            raise ConfigError(
+                f"{override.input_line}: more than {MOST_POINTS:,} points; at most {MOST_POINTS:,} are allowed"
+            )
         if not values:
             raise ConfigError(
                 f"{override.input_line}: matches nothing (there are: {', '.join(bench.composer.choices(override.key_or_group))})"
@@ -114,7 +116,7 @@ def _section(bench: Workbench, axes: Sequence[Sequence[Texts]], given: Mapping[s
     lengths = {key: len(values) for key, values in config.zip.items()}
     if len(set(lengths.values())) > 1:
         shown = ", ".join(f"{key} has {n}" for key, n in lengths.items())
-        raise ConfigError(f"sweep.zip: lists of one length are needed ({shown})")
+        raise ConfigError(f"sweep.zip: the lists must have the same length ({shown})")
     return config
 
 
@@ -133,7 +135,7 @@ def _own_points(section: SweepConfig, typed: set[str]) -> list[Texts]:
         )
     total = math.prod(len(axis) for axis in axes)
     if total > MOST_POINTS:
-        raise ConfigError(f"the sweep has {total:,} points; {MOST_POINTS:,} are the most")
+        raise ConfigError(f"the sweep has {total:,} points; at most {MOST_POINTS:,} are allowed")
     explicit: list[Texts] = [
         tuple(f"{k}={literal(v)}" for k, v in point.items() if k not in typed) for point in section.points
     ]
@@ -167,7 +169,7 @@ def _compositions(bench: Workbench, points: Sequence[Texts], exclude: Sequence[M
     if problems:
         raise ConfigError("\n".join(_told(message, where, len(points)) for message, where in problems.items()))
     if not found:
-        raise ConfigError(f"sweep.exclude takes out all {excluded} points")
+        raise ConfigError(f"sweep.exclude leaves out all {excluded} points")
     return list(found.values())
 
 

@@ -119,7 +119,7 @@ def resolve(tree: dict[str, Any]) -> dict[str, Any]:
     except OmegaConfBaseException as e:
         raise CompositionFailed(str(e)) from e
     except RecursionError as e:
-        raise CompositionFailed("the config's interpolations (${…}) name each other too deeply") from e
+        raise CompositionFailed("the config's interpolations (${…}) refer to each other too deeply") from e
     assert isinstance(plain, dict)
     return {str(k): v for k, v in plain.items()}
 

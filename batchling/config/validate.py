@@ -137,7 +137,7 @@ def retired(tree: Mapping[str, Any], origins: Mapping[str, Origin]) -> list[str]
             node = node.get(name, _TARGET) if isinstance(node, Mapping) else _TARGET
         if node is not _TARGET:
             origin = lookup(origins, key)
-            found.append(f"{key} means nothing and can go" + (f" [{origin}]" if origin is not None else ""))
+            found.append(f"{key} has no effect and can be removed" + (f" [{origin}]" if origin is not None else ""))
     return found
 
 
@@ -191,7 +191,7 @@ def _unusable(tree: Mapping[str, Any], origins: Mapping[str, Origin]) -> list[Pr
     for key, value in scalars(tree, ""):
         if value is _TARGET:
             if not key.startswith("data.rows."):
-                text = "is not part of this language: a config never instantiates anything"
+                text = "is not supported: a config never instantiates anything"
                 problems.append(Problem(key, text, lookup(origins, key)))
         elif isinstance(value, str) and value == MISSING:
             origin = lookup(origins, key)
@@ -231,7 +231,7 @@ def _explain(error: ErrorDetails, plain: Mapping[str, Any], origins: Mapping[str
         if not hint and key.startswith("model."):
             hint = "; parameters of the API go into model.params"
         if key == "hydra":
-            hint = "; Hydra's own settings do not apply here (-m and --config-dir do what is needed)"
+            hint = "; Hydra's own settings do not apply here (use -m and --config-dir)"
         return Problem(key, f"no such key{hint}", lookup(origins, key))
     if kind == "missing":
         hint = "" if origins and lookup(origins, "provider.name") else "; does `defaults:` begin with `- /base`?"
@@ -379,7 +379,7 @@ def _contradictions(config: Config) -> list[tuple[str, str]]:
         found.append(
             (
                 "model.max_output_tokens",
-                "budget.usd bounds the worst case, which needs it; try model.max_output_tokens=1000",
+                "budget.usd is held against the worst case, which needs a limit; try model.max_output_tokens=1000",
             )
         )
     return found

@@ -30,7 +30,7 @@ class Embeddings:
         return {**body, "input": text}
 
     def turn(self, role: str, text: str) -> dict[str, Any]:
-        raise ValueError("a text to embed is no conversation")
+        raise ValueError("a text to embed is not a conversation")
 
     def instructions(self, body: dict[str, Any]) -> list[str]:
         return []
@@ -48,7 +48,7 @@ class Embeddings:
         found = GOOD
         if type(vector) is not list or not vector or not all(type(x) is float or type(x) is int for x in vector):
             vector = None
-            found = Explained(Outcome.ERROR, "bad_embedding", "the embedding is no list of numbers")
+            found = Explained(Outcome.ERROR, "bad_embedding", "the embedding is not a list of numbers")
         usage, model = usage_of(body.get("usage")), text_or_none(body.get("model"))
         return Response(custom_id, found.outcome, status, None, vector, None, found.code, found.note, usage, model)
 

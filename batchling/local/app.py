@@ -353,7 +353,7 @@ async def _body_chunks(request: Request, options: ServerOptions, most: int) -> A
                 return
             yield chunk
     except ClientDisconnect:
-        raise ApiError(400, "The upload broke off.") from None
+        raise ApiError(400, "The upload was cut off.") from None
     except TimeoutError:
         raise ApiError(408, "The body of the request did not arrive in time.", code="request_timeout") from None
 

@@ -69,7 +69,7 @@ class ServerOptions:
             raise ConfigError(f"port {self.port} is not between 0 and 65535")
         if not self.allow_remote and not is_loopback(self.host):
             raise ConfigError(
-                f"{self.host} is not a loopback address: everybody who reaches the port could use the server",
+                f"{self.host} is not a loopback address: anyone who reaches the port could use the server",
                 next_command="listen on 127.0.0.1, or allow it with --allow-remote",
             )
 

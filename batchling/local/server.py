@@ -38,7 +38,7 @@ class LocalServer:
             make_folders(options.state_dir)
         except OSError as error:
             raise DiskError(
-                f"the server cannot keep its state: {error.strerror}",
+                f"the server cannot save its state: {error.strerror}",
                 where=str(options.state_dir),
                 next_command="make the folder writable, or give the server another --state-dir",
             ) from error

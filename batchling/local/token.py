@@ -43,7 +43,7 @@ def kept_token(state_dir: Path) -> str:
         return token
     except OSError as error:
         raise DiskError(
-            f"the server's token cannot be kept: {error.strerror}",
+            f"the server's token cannot be saved: {error.strerror}",
             where=str(path),
             next_command="make the folder writable, or give the server another --state-dir",
         ) from error

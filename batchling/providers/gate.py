@@ -141,9 +141,9 @@ class Gate:
         values = {variable: self._value(variable, who) for variable in variables}
         if origin.scheme == "http" and not origin.loopback and not allow_http:
             raise ConfigError(
-                f"{key}: {', '.join(variables)} would go to {origin} in the clear, where all on the way can read it",
+                f"{key}: {', '.join(variables)} would go to {origin} unencrypted, where anyone on the way can read it",
                 where=where,
-                next_command="use https; or, in a network that you trust, set provider.allow_http=true",
+                next_command="use https; or, on a network that you trust, set provider.allow_http=true",
                 key=key,
             )
         unknown = tuple(v for v in variables if self.verdict(v, origin, compatible=compatible) != "yes")
@@ -178,7 +178,7 @@ class Gate:
         raise RefusedError(
             f"not confirmed: sending {question}, which neither a shipped provider file nor you have named; nothing was sent",
             where=where,
-            next_command=f"if you mean that host, answer yes on a terminal, or add --trust-host {host}:{origin.port}",
+            next_command=f"if that is the host you mean, answer yes on a terminal, or add --trust-host {host}:{origin.port}",
         )
 
     def _remember(self, question: Question) -> None:
@@ -192,7 +192,7 @@ class Gate:
             # The yes holds for this command; the next one asks again.
             import logging
 
-            logging.getLogger(__name__).warning("the answer could not be kept: %s", error.strerror)
+            logging.getLogger(__name__).warning("the answer could not be saved: %s", error.strerror)
 
     def _facts(self) -> Facts:
         from batchling import shipped
@@ -231,7 +231,7 @@ def check(variable: str, value: str) -> None:
     lines = value.splitlines()
     if len(lines) > 1:
         raise ProviderError(
-            f"the variable {variable} holds {len(lines)} lines, and a key is one line",
+            f"the variable {variable} holds {len(lines)} lines, but a key is one line",
             next_command=f"set {variable} to the key alone",
         )
     for place, character in enumerate(value, 1):
@@ -239,6 +239,6 @@ def check(variable: str, value: str) -> None:
             kind = "a control character" if ord(character) < 0xA0 else "a character beyond ASCII"
             raise ProviderError(
                 f"the variable {variable} holds {kind} (U+{ord(character):04X}, character {place} of {len(value)}), "
-                "and a key is one line of printable ASCII",
+                "but a key is one line of printable ASCII",
                 next_command=f"set {variable} to the key alone",
             )

@@ -122,8 +122,8 @@ def adapter(config: ProviderConfig) -> Adapter:
     found = entry.load()
     if not isinstance(found, Adapter):
         raise ConfigError(
-            f"provider.adapter: {entry.value} is no batchling.providers.Adapter (of version 0.1 it was a function)",
-            next_command="install a version of that package for this batchling; docs/howto/provider.md has its shape",
+            f"provider.adapter: {entry.value} is not a batchling.providers.Adapter (in version 0.1 it was a function)",
+            next_command="install a version of that package for this batchling; docs/howto/adapter.md describes what it needs",
         )
     return found
 

@@ -157,7 +157,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for name, _ in pairs:
             if name in seen:
-                raise NotJson(one_line(f"not clear: the name {name[:100]!r} is there twice"))
+                raise NotJson(one_line(f"ambiguous: the name {name[:100]!r} appears twice"))
             seen.add(name)
     return result
 

@@ -18,7 +18,7 @@ def resolve(root: Node, ref: str, path: str = "schema") -> Any:
     """
     if ref != "#" and not ref.startswith("#/"):
         raise SchemaError(
-            f"{path}: $ref {ref!r} leads out of the schema", next_command="put the definition under $defs"
+            f"{path}: $ref {ref!r} points outside the schema", next_command="put the definition under $defs"
         )
     node: Any = root
     for step in ref.split("/")[1:]:

@@ -196,7 +196,7 @@ def compile(
         The compiled schema; None when answers are plain text.
 
     Raises:
-        SchemaError: the schema is wrong, or strict mode cannot say it.
+        SchemaError: the schema is wrong, or strict mode cannot express it.
     """
     sent = sending(config, model or ModelConfig(id="-"))
     limits = strict_limits if sent == "strict" else None
@@ -236,7 +236,7 @@ def _validator(json_schema: Node) -> Validator:
 
 
 def _not_fetched(uri: str) -> NoReturn:
-    raise ValueError(f"{uri} leads out of the schema; put the definition under $defs")
+    raise ValueError(f"{uri} points outside the schema; put the definition under $defs")
 
 
 def _with_integer_bounds(node: Any) -> Any:

@@ -77,7 +77,7 @@ def strict(schema: Node, limits: StrictLimits = OPENAI_LIMITS) -> Strict:
     """The strict form of a JSON Schema.
 
     Raises:
-        SchemaError: strict mode cannot say it, or it is too large; the message names the path.
+        SchemaError: strict mode cannot express it, or it is too large; the message names the path.
     """
     converter = _Converter(schema)
     result = converter.convert_root()
@@ -124,7 +124,7 @@ class _Converter:
             raise SchemaError(f"{path}: nothing is allowed here (`false`)")
         if node is True or (isinstance(node, dict) and not (node.keys() - _ANNOTATIONS)):
             raise SchemaError(
-                f"{path}: any value is allowed, which strict mode cannot say",
+                f"{path}: any value is allowed, which strict mode cannot express",
                 next_command="give it a type, or set schema.strict: false",
             )
         if not isinstance(node, dict):
@@ -136,7 +136,7 @@ class _Converter:
         for keyword, what in _REFUSED.items():
             if keyword in node and not (keyword == "unevaluatedProperties" and node[keyword] is False):
                 raise SchemaError(
-                    f"{path}: strict mode cannot say {what} (`{keyword}`)",
+                    f"{path}: strict mode cannot express {what} (`{keyword}`)",
                     next_command="simplify it, or set schema.strict: false to only check the answers",
                 )
         if "oneOf" in node or "anyOf" in node:
@@ -159,7 +159,7 @@ class _Converter:
             if not isinstance(node.get("items"), dict | bool):
                 what = "tuples; use an object with named fields" if "items" in node else "lists of anything"
                 raise SchemaError(
-                    f"{path}: strict mode cannot say {what} (`items`)", next_command="say what the items are"
+                    f"{path}: strict mode cannot express {what} (`items`)", next_command="say what the items are"
                 )
             out["items"] = self.convert(node["items"], f"{path}[]")
         for keyword in _KEPT:
@@ -197,7 +197,7 @@ class _Converter:
                 raise SchemaError(f"{path}: unknown type {name!r}")
         values = [*node.get("enum", []), *([node["const"]] if "const" in node else [])]
         if any(isinstance(v, dict | list) for v in values):
-            raise SchemaError(f"{path}: strict mode cannot say objects or lists as enum values")
+            raise SchemaError(f"{path}: strict mode cannot express objects or lists as enum values")
         return list(types)
 
     def add_object(self, out: Node, node: Node, path: str) -> None:
@@ -205,7 +205,7 @@ class _Converter:
         properties = node.get("properties")
         if isinstance(extra, dict) or (not properties and extra is not False and (extra is True or properties is None)):
             raise SchemaError(
-                f"{path}: strict mode cannot say objects with free names (`additionalProperties`)",
+                f"{path}: strict mode cannot express objects with free names (`additionalProperties`)",
                 next_command="use a list of objects with the fields `key` and `value`, or set schema.strict: false",
             )
         required = node.get("required", [])
@@ -222,7 +222,7 @@ class _Converter:
 
     def convert_union(self, node: Node, path: str) -> Node:
         if "oneOf" in node and "anyOf" in node:
-            raise SchemaError(f"{path}: strict mode cannot say `oneOf` and `anyOf` together")
+            raise SchemaError(f"{path}: strict mode cannot express `oneOf` and `anyOf` together")
         branches = node.get("oneOf", node.get("anyOf"))
         if not isinstance(branches, list) or not branches:
             raise SchemaError(f"{path}: a union needs at least one branch")
@@ -230,12 +230,12 @@ class _Converter:
         if beside == {"type"} and all(isinstance(b, dict) and "type" in b for b in branches):
             beside = set()
         if beside:
-            raise SchemaError(f"{path}: strict mode cannot say a union with {', '.join(sorted(beside))} beside it")
+            raise SchemaError(f"{path}: strict mode cannot express a union with {', '.join(sorted(beside))} beside it")
         if "oneOf" in node:
             for one, other in combinations(range(len(branches)), 2):
                 if not self.exclusive(branches[one], branches[other]):
                     raise SchemaError(
-                        f"{path}: branches {one + 1} and {other + 1} of `oneOf` do not exclude each other, which strict mode cannot say",
+                        f"{path}: branches {one + 1} and {other + 1} of `oneOf` do not exclude each other, which strict mode cannot express",
                         next_command="use anyOf, or give each branch a field with its own const",
                     )
         converted = [self.convert(branch, f"{path}<{i}>") for i, branch in enumerate(branches, 1)]
@@ -271,11 +271,11 @@ class _Converter:
         """`allOf` with one branch is that branch with what stands beside it."""
         branches = node["allOf"]
         if len(branches) != 1 or not isinstance(branches[0], dict):
-            raise SchemaError(f"{path}: strict mode cannot say `allOf`", next_command="write the merged object")
+            raise SchemaError(f"{path}: strict mode cannot express `allOf`", next_command="write the merged object")
         rest = {k: v for k, v in node.items() if k != "allOf"}
         clash = branches[0].keys() & rest.keys() - _ANNOTATIONS
         if clash:
-            raise SchemaError(f"{path}: strict mode cannot say `allOf` with {', '.join(sorted(clash))} beside it")
+            raise SchemaError(f"{path}: strict mode cannot express `allOf` with {', '.join(sorted(clash))} beside it")
         return {**branches[0], **rest}
 
     def convert_ref(self, node: Node, path: str) -> Node:
@@ -289,7 +289,7 @@ class _Converter:
             return {"anyOf": [{"$ref": self.reference(ref, path)}], **notes}
         if ref in self.inlining:
             raise SchemaError(
-                f"{path}: strict mode cannot say a recursive $ref with {', '.join(sorted(constraints))} beside it"
+                f"{path}: strict mode cannot express a recursive $ref with {', '.join(sorted(constraints))} beside it"
             )
         self.inlining.append(ref)
         try:
@@ -305,7 +305,7 @@ class _Converter:
         beside = {k: v for k, v in node.items() if k not in ("$ref", "$defs", "definitions")}
         clash = (target.keys() & beside.keys()) - _ANNOTATIONS
         if clash:
-            raise SchemaError(f"{path}: {', '.join(sorted(clash))} stands both beside a $ref and in its definition")
+            raise SchemaError(f"{path}: {', '.join(sorted(clash))} appears both beside a $ref and in its definition")
         return {**target, **beside}
 
     def reference(self, ref: str, path: str) -> str:

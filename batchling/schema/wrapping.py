@@ -68,10 +68,10 @@ def _visible(answer: str, thoughts: str) -> Iterator[Unwrapped]:
         if first.start() == 0 and last.end() == len(text):  # a string of the JSON may hold a fence itself
             yield Unwrapped(_inner(text, first, last), thoughts.strip() or None)
         if len(marks) > 2:
-            raise Unclear(f"not clear: {len(marks)} fence marks, and nothing says which block is the answer")
+            raise Unclear(f"ambiguous: {len(marks)} fence marks, and nothing says which block is the answer")
         prose = "\n".join(part.strip() for part in (text[: first.start()], text[last.end() :]) if part.strip())
         if _holds_object(prose):
-            raise Unclear("not clear: an object beside the fenced block, and nothing says which is the answer")
+            raise Unclear("ambiguous: an object beside the fenced block, and nothing says which is the answer")
         text = _inner(text, first, last)
     around = "\n".join(part for part in (thoughts.strip(), prose) if part) or None
     yield Unwrapped(text, around)

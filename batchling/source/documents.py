@@ -87,7 +87,7 @@ def relation(
         return _reader(files, {**options, "columns": {n: str(t) for n, t in types.items()}}), {}, False
     objects = {name: options[name] for name in _OBJECTS if name in options}
     once = "len(json_keys(json)) = len(list_distinct(json_keys(json)))"
-    twice = "error('a key stands twice in one row: ' || left(json, 300))"
+    twice = "error('a key appears twice in one row: ' || left(json, 300))"
     null = "error('a row is null: it has no keys and no values')"
     source = (
         f"SELECT CASE WHEN json = 'null' THEN {null} WHEN {once} THEN json ELSE {twice} END AS raw "

@@ -73,7 +73,7 @@ def utf8(path: str, encoding: str, to: Path) -> None:
                 ) from None
             if latin and (found := _CONTROLS.search(text)):
                 raise DataError(
-                    f"the file is not {encoding}: 0x{ord(found[0]):02x} is no character there, but one in windows-1252",
+                    f"the file is not {encoding}: 0x{ord(found[0]):02x} is not a character there, but is one in windows-1252",
                     where=f"{path}, line {line + text.count(chr(10), 0, found.start())}",
                     key="data.options.encoding",
                     next_command=_advice("windows-1252"),

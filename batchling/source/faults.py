@@ -94,7 +94,7 @@ def _csv_fault(text: str, file: str) -> DataError:
         )
     if "unterminated quote" in text:
         return DataError(
-            f"a quote is opened and not closed as RFC 4180 asks{shown}",
+            f"a quoted value does not end as RFC 4180 asks{shown}",
             where=where,
             next_command="double the quotes inside values, or set data.options: {quote: ''} or {strict_mode: false}",
         )

@@ -167,7 +167,7 @@ def _sheets(
     copies = []
     for path in paths:
         if REMOTE.match(path):
-            raise DataError("a spreadsheet is read from a file here, not from afar", where=path, key="data.path")
+            raise DataError("a spreadsheet has to be a local file", where=path, key="data.path")
         copies.append(copied(scratch) / f"{path.lstrip('/')}.jsonl")
         _sheet(path, options, copies[-1])
     sql, keys, written = documents.relation(con, [_escape(str(copy)) for copy in copies], {}, lines=True)

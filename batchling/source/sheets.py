@@ -48,7 +48,7 @@ def lines(path: str, options: Mapping[str, Any], to: Path) -> None:
             raise DataError(f"the header names the column {title!r} twice", where=where)
     if len(rows) > 1 and sum(title is not None for title in header) == 1 < width:
         raise DataError(
-            f"the first row is not the header: {names[0]!r} stands alone in it",
+            f"the first row is not the header: {names[0]!r} is the only value in it",
             where=where,
             next_command=f"set data.options: {{skip: {int(options.get('skip', 0)) + 1}}}",
         )

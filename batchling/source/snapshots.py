@@ -276,7 +276,7 @@ def _exact(
         raise DataError(f"a value of this row is {error}", where=f"row {values[1]!r}"[:200]) from None
     except TwiceError as error:
         raise DataError(
-            f"the key {str(error)[:100]!r} stands twice in one object: only one of its values could be sent",
+            f"the key {str(error)[:100]!r} appears twice in one object: only one of its values could be sent",
             where=f"row {values[1]!r}"[:200],
         ) from None
     except ValueError as error:
@@ -317,8 +317,8 @@ def _with_memory(data: DataConfig, most: int, work: Callable[[int], Snapshot]) -
         except duckdb.OutOfMemoryException as error:
             last = error
     raise DataError(
-        f"the rows do not fit into {most:,} MiB: {faults.shorten(str(last).split('Possible solutions')[0])}",
-        next_command="set limits.memory_mb to more",
+        f"the rows do not fit in {most:,} MiB: {faults.shorten(str(last).split('Possible solutions')[0])}",
+        next_command="raise limits.memory_mb",
     )
 
 

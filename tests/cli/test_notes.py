@@ -240,7 +240,7 @@ def test_two_schemas_are_never_mixed(
     write(project, ROWS + PROMPT + FIELDS)
     (project / "experiments/ask/config.yaml").write_text(config + ROWS + PROMPT + FIELDS)
     answer = cli("plan", "ask", *([override] if override else []))
-    assert answer.code == 2 and "two schemas, which are never mixed" in answer.err
+    assert answer.code == 2 and "two schemas, which cannot be combined" in answer.err
     assert all(place in answer.err for place in places), answer.err
     assert cli("plan", "ask", "schema=yes_no").code == 0
 
@@ -365,4 +365,4 @@ def test_keys_of_an_older_version_go_on_working_and_are_told(cli: Cli, project: 
     write(project, ROWS + PROMPT + "provider: {one_model: true, capabilities: {list_filter: null}}\n")
     told = notes(cli)
     assert [note.split(" ")[0] for note in told] == ["provider.one_model", "provider.capabilities.list_filter"]
-    assert all("means nothing and can go" in note and "config.yaml:7" in note for note in told)
+    assert all("has no effect and can be removed" in note and "config.yaml:7" in note for note in told)

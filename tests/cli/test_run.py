@@ -93,7 +93,7 @@ def test_multirun_sweeps(cli: Cli) -> None:
         (("run", "nmes"), "did you mean names?"),
         (("run", "names", "modle.id=x"), "modle"),
         (("run", "names", "--detatch"), "--detach"),
-        (("plan", "names", "--retry", "ok"), "'ok' is no state that can be reopened"),
+        (("plan", "names", "--retry", "ok"), "'ok' is not a state that can be retried"),
         (("nothing",), "no command 'nothing'"),
         (("run",), "EXPERIMENT"),
     ],

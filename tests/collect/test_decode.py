@@ -462,7 +462,7 @@ def test_c35_an_answer_of_an_unknown_shape_is_final_and_says_what_came(data: Any
     response = read(data)
     assert (response.outcome, response.error_code) == (Outcome.ERROR, "not_understood")
     assert response.usage == Usage()
-    assert "no answer that batchling understands" in (response.error_message or "")
+    assert "not an answer that batchling understands" in (response.error_message or "")
 
 
 @pytest.mark.parametrize(

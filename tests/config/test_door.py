@@ -19,12 +19,12 @@ MERGES = "m0: &m0 {a: 1}\n" + "".join(f"m{i + 1}: &m{i + 1}\n  <<: [{', '.join([
 @pytest.mark.parametrize(
     ("text", "message", "line"),
     [
-        (LAUGHS, "stands for more than 200,000 values", 6),
-        (MERGES, "stands for more than 200,000 values", None),
+        (LAUGHS, "has more than 200,000 values", 6),
+        (MERGES, "has more than 200,000 values", None),
         ("a: 1\nb: " + "[" * 5000 + "]" * 5000, "nested more than 60 deep", 2),
         ("- " * 5000 + "x", "nested more than 60 deep", 1),
         ("\n".join(" " * i + "a:" for i in range(500)), "nested more than 60 deep", None),
-        ("a: &a [1, *a]", r"\*a stands inside what it names", 1),
+        ("a: &a [1, *a]", r"\*a is inside the value that it refers to", 1),
         ("a: " + "9" * 5000, "a number of 5,000 characters", 1),
         ("a: 1" + ":59" * 5000, "a number of 15,001 characters", 1),
     ],
@@ -67,7 +67,7 @@ def test_interpolations_are_counted_before_they_are_resolved() -> None:
     relative = {"p": {"x0": "abcdefghij", **{f"x{i + 1}": f"${{.x{i}}}${{..p.x{i}}}" for i in range(40)}}}
     selected = {"x0": "abcdefghij", **{f"x{i + 1}": f"${{oc.select:x{i}}}${{oc.select:x{i}}}" for i in range(40)}}
     for bomb in (doubling, lists, relative, selected):
-        with pytest.raises(ConfigError, match=r"interpolations .* stand for more than"):
+        with pytest.raises(ConfigError, match=r"interpolations .* expand to more than"):
             resolve(bomb)
     with pytest.raises(ConfigError, match="within interpolations"):
         resolve({"k": "x", "x": 1, **{f"y{i}": "${${k}}" for i in range(20)}})
@@ -75,5 +75,5 @@ def test_interpolations_are_counted_before_they_are_resolved() -> None:
 
 
 def test_a_chain_of_interpolations_ends() -> None:
-    with pytest.raises(ConfigError, match="name each other more than"):
+    with pytest.raises(ConfigError, match="refer to each other more than"):
         resolve({"x0": "a", **{f"x{i + 1}": f"${{x{i}}}" for i in reversed(range(900))}})

@@ -42,23 +42,23 @@ def message(*overrides: str, experiment: str = "hello") -> str:
             "data: give exactly one of path, sql, rows, run (got path [override: data.path=x.csv], rows "
             "[experiments/hello/config.yaml:8]); data.NAME=null takes one away",
         ),
-        ("schema={fields: {a: string}, json_schema: x}", "schema: two schemas, which are never mixed"),
+        ("schema={fields: {a: string}, json_schema: x}", "schema: two schemas, which cannot be combined"),
         ("model=a,b", "model: is a sweep, which needs -m"),
         ("hydra.verbose=true", "Hydra's own settings do not apply"),
         ("prompt=[", "cannot read the override 'prompt=['"),
-        ("+x._target_=os.system", "_target_ is not part of this language"),
+        ("+x._target_=os.system", "_target_ is not supported"),
         ("provider.base_url=htp:/x", "provider.base_url: expected an http or https URL"),
         ("provider.engine.kind=http", "provider.engine.upstream: the http engine needs it"),
         (
             "budget.usd=3",
-            "model.max_output_tokens: budget.usd bounds the worst case, which needs it; try model.max_output_tokens=",
+            "model.max_output_tokens: budget.usd is held against the worst case, which needs a limit; try model.max_output_tokens=",
         ),
         ("prompt.messages=[]", "prompt.messages: the chat endpoint needs messages"),
         ("model.endpoint=embeddings", "prompt.input: the embeddings endpoint needs the text to embed"),
         ("provider=compatible", "provider.base_url: compatible needs its URL"),
         ("model=azure-gpt-4.1-mini", "https://RESOURCE.openai.azure.com/openai/v1/"),
         ("model=custom", "model.id: has no value yet (the model's name as the provider spells it)"),
-        ("prompt.messages.0.content=file:nope.md", "no file 'nope.md' (looked at"),
+        ("prompt.messages.0.content=file:nope.md", "no file 'nope.md' (looked for"),
     ],
 )
 def test_a_wrong_override_is_explained(write: Write, override: str, expected: str) -> None:
@@ -182,7 +182,7 @@ def test_overrides_in_one_text_are_refused(write: Write) -> None:
     write({})
     for verb in (compose, expand):
         with pytest.raises(
-            ConfigError, match=r"overrides is a list of texts, got 'repeats=2'\n  next: write \['repeats=2'\]"
+            ConfigError, match=r"overrides must be a list of strings, got 'repeats=2'\n  next: write \['repeats=2'\]"
         ):
             verb("hello", "repeats=2")
 
@@ -195,7 +195,7 @@ def test_a_config_without_base_says_so(write: Write) -> None:
 
 def test_target_is_not_part_of_the_language(write: Write) -> None:
     write({"experiments/hello/config.yaml": HELLO + "metrics: {_target_: os.system}\n"})
-    assert "metrics._target_: is not part of this language" in message()
+    assert "metrics._target_: is not supported" in message()
 
 
 def test_more_rows_than_a_config_holds_belong_in_a_file(write: Write) -> None:

@@ -294,7 +294,7 @@ def test_20_a_cost_that_is_not_known_says_why(bench: Workbench) -> None:
     assert (outcome.actual_usd, outcome.unknown_usd) == (None, (why,))
     shown = bench.cli("status", outcome.plan_id).stdout
     assert f"money: ? USD (?: {why})" in shown
-    assert f"? USD in all (?: {why})" in bench.cli("run", *bench.arguments("model.price=null"), "--yes").stdout
+    assert f"? USD in total (?: {why})" in bench.cli("run", *bench.arguments("model.price=null"), "--yes").stdout
 
 
 @pytest.mark.parametrize(("now", "rounds"), [((), 2), (("retry.repair=2",), 3), (("retry.repair=false",), 1)])

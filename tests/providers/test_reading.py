@@ -181,7 +181,7 @@ def test_c21_a_list_that_ignores_its_cursor_but_has_more_is_never_taken_for_an_a
     server.on("GET", "/v1/batches", reply({"data": _items(0, 1, 2), "has_more": True}))
     found = provider().find(0)
     assert [next(found).id for _ in range(3)] == ["batch_0", "batch_1", "batch_2"]
-    with pytest.raises(CallUnavailable, match="none that is new"):
+    with pytest.raises(CallUnavailable, match="no new ones"):
         next(found)
     assert len(server.requests("GET")) == 2
 

@@ -473,9 +473,9 @@ def test_numbers_that_are_none_keep_their_names_whatever_stands_beside_them(
     "value", ['{"x": 1, "x": 2}', '[{"y": {"x": 1, "k": [], "x": 2}}]', '{"x" : "\\"a\\": 1", "x":2}']
 )
 def test_a_key_that_stands_twice_inside_a_value_is_an_error_and_not_half_a_value(tmp_path: Path, value: str) -> None:
-    with pytest.raises(DataError, match=r"'x' stands twice.*row '1'"):
+    with pytest.raises(DataError, match=r"'x' appears twice.*row '1'"):
         one(tmp_path, "r.jsonl", '{"a": {"x": 3}}\n{"a": ' + value + "}\n")
-    with pytest.raises(DataError, match=r"'x' stands twice"):
+    with pytest.raises(DataError, match=r"'x' appears twice"):
         one(tmp_path, "r.jsonl", '{"a": ' + value + "}\n")
 
 

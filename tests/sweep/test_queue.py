@@ -43,7 +43,7 @@ def test_the_command_says_it_in_words(lab: Lab, capsys: pytest.CaptureFixture[st
     assert tokens is not None
     assert main(["plan", "ask", *AWAY, f"limits.enqueued_tokens={tokens // 3 + 1}"]) == 0
     shown = capsys.readouterr().out
-    assert "3 rounds, one after the other: enqueued_tokens is" in shown
+    assert "3 rounds, one after another: enqueued_tokens is" in shown
     assert "done in 3 h 0 min at best (if a batch takes 60 min), 3 d 0 h at worst" in shown
     engine = ["provider.engine.kind=http", "provider.engine.upstream=http://127.0.0.1:9/v1", "provider.engine.rpm=2"]
     assert main(["plan", "ask", *engine]) == 0

@@ -117,7 +117,7 @@ def test_a_round_trip(bench: Workbench, server: Running, monkeypatch: pytest.Mon
     assert outcome.batches == 2
     if server.name == "aibrix":
         assert (outcome.exit_code, bench.states()) == (3, {"error": ROWS})
-        assert bench.records()["r007"]["error"].startswith("not_understood: no answer that batchling understands")
+        assert bench.records()["r007"]["error"].startswith("not_understood: not an answer that batchling understands")
     else:
         assert (outcome.exit_code, bench.states()) == (0, {"ok": ROWS})
         # This server puts all white space in its echo together.

@@ -149,7 +149,7 @@ def test_serve_asks_before_its_upstream_gets_a_key(cli: Cli, server: BatchServer
     answer = cli(*serve, server.url)
     assert answer.code == 4 and "--trust-host 127.0.0.1" in answer.err
     answer = cli(*serve, "http://llm.example.com/v1")
-    assert answer.code == 2 and "in the clear" in answer.err
+    assert answer.code == 2 and "unencrypted" in answer.err
     assert arrived(server) == ""
 
 
@@ -215,5 +215,5 @@ def test_a_key_goes_over_plain_http_to_this_machine_only(cli: Cli, server: Batch
     url = elsewhere(server)
     arguments = ("ask", "--yes", "--trust-host", "0.0.0.0", f"provider.base_url={url}")
     answer = cli("run", *arguments)
-    assert answer.code == 2 and "in the clear" in answer.err and arrived(server) == ""
+    assert answer.code == 2 and "unencrypted" in answer.err and arrived(server) == ""
     assert cli("run", *arguments, "provider.allow_http=true").code == 0

@@ -140,17 +140,17 @@ def impostor(tmp_path: Path) -> Iterator[str]:
 def test_a_certificate_that_fails_is_a_refusal(impostor: str, call: str) -> None:
     with pytest.raises((CallStopped, CallRefused)) as caught:
         CALLS[call](provider(impostor))
-    assert caught.value.code == "certificate_refused" and "not who it should be" in caught.value.message
+    assert caught.value.code == "certificate_refused" and "not the one it should be" in caught.value.message
 
 
 def test_an_upstream_whose_certificate_fails_stops_with_exit_5(cli: Cli, impostor: str) -> None:
     engine = ("provider=local", "provider.engine.kind=http", f"provider.engine.upstream={impostor}")
     answer = cli("run", "ask", "--yes", *engine)
     assert answer.code == 5, answer.err
-    assert "not who it should be" in answer.err
+    assert "not the one it should be" in answer.err
 
 
 def test_a_run_with_a_server_whose_certificate_fails_stops_with_exit_5(cli: Cli, impostor: str) -> None:
     answer = cli("run", "ask", "--yes", "provider=compatible", f"provider.base_url={impostor}")
     assert answer.code == 5, answer.err
-    assert "not who it should be" in answer.err
+    assert "not the one it should be" in answer.err

@@ -77,7 +77,7 @@ class States(_Parameter):
         for state in states:
             if state not in RETRYABLE:
                 known = state in set(RowState)
-                why = "is asked again by every run" if known and state != "ok" else "is no state that can be reopened"
+                why = "is asked again by every run" if known and state != "ok" else "is not a state that can be retried"
                 self.fail(f"{state!r} {why}; choose from {', '.join(RETRYABLE)}", param, ctx)
         return states
 
@@ -85,13 +85,13 @@ class States(_Parameter):
 multirun_option = click.option(
     "-m", "--multirun", is_flag=True, help="Overrides may sweep: model=a,b; choice(), range(), glob()."
 )
-fresh_option = click.option("--fresh", is_flag=True, help="Buy again what was answered before.")
+fresh_option = click.option("--fresh", is_flag=True, help="Ignore earlier answers and pay for them again.")
 retry_option = click.option(
     "--retry",
     type=States(),
     default=(),
     metavar="STATE,…",
-    help=f"Ask again the rows in these states: {', '.join(RETRYABLE)} (may have been paid for: asks first).",
+    help=f"Ask the rows in these states again: {', '.join(RETRYABLE)} (may already be paid for, so it asks first).",
 )
 
 
@@ -105,7 +105,7 @@ trust_option = click.option(
     expose_value=False,
     callback=_keep_hosts,
     metavar="HOST",
-    help="A key may go to this host, for this command: HOST, HOST:PORT or a URL (may be repeated).",
+    help="Allow keys to be sent to this host, for this command: HOST, HOST:PORT or a URL (repeatable).",
 )
 
 
@@ -118,7 +118,7 @@ trust_plan_option = click.option(
     is_flag=True,
     expose_value=False,
     callback=_keep_trust,
-    help="Take a plan that is not known to be yours as yours, from now on: its code runs, and keys go where it says.",
+    help="Trust a plan that is not known to be yours, from now on: its code runs, and keys are sent where it says.",
 )
 
 
@@ -136,7 +136,7 @@ def gate(shell: Shell, pause: Callable[[], AbstractContextManager[None]] = nullc
 
     def ask_plan(what: str) -> bool:
         with pause():
-            return click.confirm(f"{printable(what)}. Take it as yours?", err=True)
+            return click.confirm(f"{printable(what)}. Trust it?", err=True)
 
     asks = interactive()
     return Gate(

@@ -23,10 +23,14 @@ SHOWN = 50
 
 @click.command("compare")
 @click.argument("plans", nargs=-1)
-@click.option("--by", metavar="KEY,…", help="Runs that agree in these override keys are one point: model,prompt.")
-@click.option("--baseline", metavar="RUN", help="What every other point is compared with. Default: the first point.")
-@click.option("--higher", metavar="METRIC,…", help="Metrics in which more is better. Default: the yes-or-no metrics.")
-@click.option("--lower", metavar="METRIC,…", help="Metrics in which less is better.")
+@click.option(
+    "--by", metavar="KEY,…", help="Group the runs that share the values of these override keys: model,prompt."
+)
+@click.option(
+    "--baseline", metavar="RUN", help="The run that every other point is compared with. Default: the first point."
+)
+@click.option("--higher", metavar="METRIC,…", help="Metrics where higher is better. Default: the yes-or-no metrics.")
+@click.option("--lower", metavar="METRIC,…", help="Metrics where lower is better.")
 @click.option("--all", "every", is_flag=True, help=f"Show every point, not only the first {SHOWN}.")
 @common
 @pass_shell

@@ -37,8 +37,8 @@ def cancel_command(shell: Shell, plan: str) -> int:
 @plan_argument(required=True)
 @click.option("--adopt", metavar="BATCH_ID", help="The submission happened: it is this batch.")
 @click.option("--resubmit", is_flag=True, help="It did not happen: send it again.")
-@click.option("--drop", is_flag=True, help="Give its rows up.")
-@click.option("--shard", type=click.IntRange(min=1), metavar="N", help="Which one, when several are parked.")
+@click.option("--drop", is_flag=True, help="Give up its rows.")
+@click.option("--shard", type=click.IntRange(min=1), metavar="N", help="Which shard, if several need a decision.")
 @click.option(
     "--force",
     is_flag=True,

@@ -47,7 +47,7 @@ class Check:
     metavar="[PLAN]",
     help="Decode the raw files again, of one plan or of all, and rebuild their part of the catalog. Sends nothing.",
 )
-@click.option("--offline", is_flag=True, help="Do not ask providers whether they can be reached.")
+@click.option("--offline", is_flag=True, help="Do not contact any provider.")
 @trust_option
 @trust_plan_option
 @common
@@ -135,7 +135,7 @@ def _catalog(runs: Path) -> list[Check]:
     from batchling import catalog
 
     if not (runs / "catalog.duckdb").exists():
-        return [Check("catalog", "ok", "none yet; the next command makes it")]
+        return [Check("catalog", "ok", "none yet; the next command creates it")]
     behind = catalog.stale(runs)
     try:
         known = len(catalog.plans(runs))
@@ -170,7 +170,7 @@ def _plans(runs: Path) -> list[Check]:
         if plan.state == "damaged":
             checks.append(Check("plan", "fail", f"{plan.plan_id}: {plan.next_command}"))
         elif plan.state == "parked":
-            checks.append(Check("plan", "warn", f"{plan.plan_id}: parked, needs your decision", plan.next_command))
+            checks.append(Check("plan", "warn", f"{plan.plan_id}: needs your decision", plan.next_command))
         elif plan.finished_at is None:
             checks.append(Check("plan", "ok", f"{plan.plan_id}: {plan.state}", plan.next_command))
     return checks or [Check("plans", "ok", f"{plural(len(plans), 'plan')}, all finished")]
@@ -236,7 +236,7 @@ def _provider(shell: Shell, name: str, *, offline: bool) -> Check:
             if not os.environ.get(variable, "").strip():
                 return Check(title, "ok", f"not in use: {variable} is not set", f"export {variable}=…")
         if offline:
-            return Check(title, "ok", f"{', '.join(variables) or 'no key needed'}; not asked (--offline)")
+            return Check(title, "ok", f"{', '.join(variables) or 'no key needed'}; not contacted (--offline)")
         start = time.monotonic()
         # Only where the user, or a shipped file, says that the key goes there: a cloned project's file is neither.
         connected = providers.connect(config, gate=Gate(hosts=shell.hosts, doctor=True))

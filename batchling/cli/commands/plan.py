@@ -73,9 +73,9 @@ def describe(report: PlanReport) -> list[str]:
     lines = [title + (f"   {simulated(report.estimated_usd, report.max_usd)}" if report.simulated else "")]
     parts = [plural(report.requests, "request") + " to send"]
     if report.duplicates:
-        parts.append(f"{count(report.duplicates)} equal ones folded")
+        parts.append(f"{count(report.duplicates)} duplicates merged")
     if report.cached:
-        parts.append(f"{count(report.cached)} answered before")
+        parts.append(f"{count(report.cached)} already answered")
     if report.awaiting:
         parts.append(f"{count(report.awaiting)} in flight in another plan")
     parts.append(plural(report.shards, "batch", "batches"))
@@ -110,9 +110,7 @@ def describe(report: PlanReport) -> list[str]:
     cost += reasons(report.unknown_usd)
     lines.append(cost + _budget(report))
     if report.same:
-        lines.append(
-            f"plan {report.same} has this identity ({report.same_state}): `run` resumes it or shows its results"
-        )
+        lines.append(f"plan {report.same} is this one ({report.same_state}): `run` resumes it or shows its results")
     for shown in report.shown:
         import json
 
@@ -145,10 +143,12 @@ def _queue(lane: LaneReport) -> list[str]:
     )
     said = [merged + (f", split by {' and '.join(lane.split_by)}" if lane.split_by else "")]
     if lane.learned:
-        said.append(f"at most {count(lane.enqueued_tokens)} tokens may wait there at once (learned from a refusal)")
+        said.append(
+            f"at most {count(lane.enqueued_tokens)} tokens may be enqueued there at once (learned from a refusal)"
+        )
     if lane.waves and lane.waves > 1:
         limit = lane.enqueued_tokens if lane.waits_for == "enqueued_tokens" else lane.concurrent_batches
-        said.append(f"{lane.waves:,} rounds, one after the other: {lane.waits_for} is {count(limit)}")
+        said.append(f"{lane.waves:,} rounds, one after another: {lane.waits_for} is {count(limit)}")
     if lane.pacing_seconds is not None:
         paces = [f"{n:,} {what}" for n, what in ((lane.rpm, "RPM"), (lane.tpm, "TPM")) if n]
         paces.append(f"{plural(lane.concurrency or 1, 'request')} at a time")

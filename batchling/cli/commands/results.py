@@ -67,7 +67,9 @@ def results_command(shell: Shell, plan: str | None, form: str | None, output: Pa
         _write_document(shell, reference, simulated, lost)
         return 0
     if chosen == "parquet" and sys.stdout.isatty():
-        raise UsageError("parquet is no text", next_command=f"batchling results {reference.plan_id} -o results.parquet")
+        raise UsageError(
+            "parquet cannot be printed", next_command=f"batchling results {reference.plan_id} -o results.parquet"
+        )
     shell.say(_header(reference, simulated))
     stream: BinaryIO = sys.stdout.buffer
     export(reference, cast("BinaryIO", _Printable(stream)) if sys.stdout.isatty() else stream, chosen)

@@ -37,14 +37,14 @@ ORDER = (1, 2, 75, 5, 4, 3, 0)
 @click.command("run")
 @experiment_argument()
 @multirun_option
-@click.option("--detach", is_flag=True, help="Return when everything that can be sent now is sent.")
+@click.option("--detach", is_flag=True, help="Submit everything that can be sent now, then return.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before spending more than budget.confirm_usd.")
 @fresh_option
 @retry_option
 @click.option(
     "--prune",
     is_flag=True,
-    help="Cancel batches of this experiment's older, unfinished plans that no plan wants any more; asks first.",
+    help="Cancel batches of this experiment's older, unfinished plans that no plan needs any more; asks first.",
 )
 @trust_option
 @trust_plan_option
@@ -95,8 +95,8 @@ def run_command(
 
 @click.command("watch")
 @plan_argument()
-@click.option("--detach", is_flag=True, help="Return when everything that can be done now is done.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask before sending a plan of which nothing was sent yet.")
+@click.option("--detach", is_flag=True, help="Do everything that can be done now, then return.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask before sending a plan that has sent nothing yet.")
 @trust_option
 @trust_plan_option
 @common
@@ -131,7 +131,7 @@ def confirming(pause: Callable[[], AbstractContextManager[None]]) -> Confirm:
     def confirm(what: str, worst: Decimal | None) -> bool:
         if not interactive():
             return False
-        cost = "at a price that is not known" if worst is None else f"for at most {usd(worst)} USD"
+        cost = "at an unknown price" if worst is None else f"for at most {usd(worst)} USD"
         with pause():
             return click.confirm(f"Send {what} {cost}?", err=True)
 
@@ -145,7 +145,7 @@ def sending_again(pause: Callable[[], AbstractContextManager[None]]) -> Callable
         if not interactive():
             return False
         with pause():
-            return click.confirm(f"{what}. Send them all the same, and perhaps pay twice?", err=True)
+            return click.confirm(f"{what}. Send them anyway, and perhaps pay twice?", err=True)
 
     return agree
 
@@ -159,7 +159,7 @@ def making_large(
         if yes or not interactive():
             return yes
         with pause():
-            return click.confirm(f"{what[:1].upper()}{what[1:]}. Go on all the same?", err=True)
+            return click.confirm(f"{what[:1].upper()}{what[1:]}. Continue anyway?", err=True)
 
     return agree
 

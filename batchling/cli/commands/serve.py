@@ -18,8 +18,12 @@ _COUNT = click.IntRange(min=1)
 @click.command("serve")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=PORT, show_default=True, type=click.IntRange(0, 65_535), help="0 takes a free one.")
-@click.option("--allow-remote", is_flag=True, help="Listen beyond loopback, for whoever has the token.")
-@click.option("--no-token", is_flag=True, help="Answer without a token: whoever reaches the port can use the server.")
+@click.option(
+    "--allow-remote",
+    is_flag=True,
+    help="Allow an address other than loopback: whoever has the token can use the server.",
+)
+@click.option("--no-token", is_flag=True, help="Require no token: anyone who can reach the port can use the server.")
 @click.option(
     "--state-dir",
     type=click.Path(file_okay=False, path_type=Path),
@@ -29,7 +33,7 @@ _COUNT = click.IntRange(min=1)
 @click.option("--engine", type=click.Choice(["simulated", "echo", "http"]), default="simulated", show_default=True)
 @click.option("--upstream", metavar="URL", help="http: base URL of an OpenAI-compatible endpoint.")
 @click.option("--api-key-env", metavar="NAME", help="http: the variable that holds the upstream's key.")
-@click.option("--concurrency", type=_COUNT, default=8, show_default=True, help="Rows that are answered side by side.")
+@click.option("--concurrency", type=_COUNT, default=8, show_default=True, help="Requests answered at the same time.")
 @click.option("--rpm", type=_COUNT, help="http: requests per minute.")
 @click.option("--tpm", type=_COUNT, help="http: tokens per minute.")
 @click.option(
@@ -40,20 +44,30 @@ _COUNT = click.IntRange(min=1)
     type=click.FloatRange(min=0, min_open=True),
     default=600.0,
     show_default=True,
-    help="http: of one request.",
+    help="http: how long one request may take.",
 )
 @click.option("--max-requests", type=_COUNT, default=50_000, show_default=True, help="Requests in a batch.")
-@click.option("--max-file-bytes", type=_COUNT, default=200_000_000, show_default=True, help="Bytes of an input file.")
-@click.option("--max-upload-bytes", type=_COUNT, default=512_000_000, show_default=True, help="Bytes of one upload.")
-@click.option("--max-line-bytes", type=_COUNT, default=32_000_000, show_default=True, help="Bytes of one input line.")
+@click.option(
+    "--max-file-bytes", type=_COUNT, default=200_000_000, show_default=True, help="Largest input file, in bytes."
+)
+@click.option(
+    "--max-upload-bytes", type=_COUNT, default=512_000_000, show_default=True, help="Largest upload, in bytes."
+)
+@click.option(
+    "--max-line-bytes", type=_COUNT, default=32_000_000, show_default=True, help="Longest input line, in bytes."
+)
 @click.option(
     "--enqueued-tokens",
     multiple=True,
     metavar="N|MODEL=N",
-    help="Prompt tokens that may wait at once, for every model or by model (may be repeated).",
+    help="Prompt tokens that may be enqueued at once, for every model or for one (repeatable).",
 )
-@click.option("--creations-per-hour", type=_COUNT, help="Batches created in an hour; more are refused with 429.")
-@click.option("--concurrent-batches", type=_COUNT, help="Batches that are not over; more are refused with 429.")
+@click.option(
+    "--creations-per-hour", type=_COUNT, help="Batches that may be created in an hour; more are refused with 429."
+)
+@click.option(
+    "--concurrent-batches", type=_COUNT, help="Unfinished batches allowed at once; more are refused with 429."
+)
 @click.option(
     "--row-seconds",
     type=click.FloatRange(min=0),
@@ -71,16 +85,18 @@ _COUNT = click.IntRange(min=1)
     type=click.FloatRange(min=0, min_open=True),
     default=60.0,
     show_default=True,
-    help="How long a client may send nothing in the middle of a body.",
+    help="How long a client may pause in the middle of a request's body.",
 )
 @click.option(
     "--upload-seconds",
     type=click.FloatRange(min=0, min_open=True),
     default=3600.0,
     show_default=True,
-    help="How long a whole body may take.",
+    help="How long a request's body may take in all.",
 )
-@click.option("--allow-http", is_flag=True, help="The upstream's key may go over plain http beyond this machine.")
+@click.option(
+    "--allow-http", is_flag=True, help="Allow the upstream's key to be sent over plain http to another machine."
+)
 @trust_option
 @common
 @pass_shell

@@ -71,12 +71,16 @@ def _parts(plan: PlanSpace) -> list[object]:
 
 @click.command("rm")
 @plan_argument(required=True)
-@click.option("--keep-answers", is_flag=True, help="Keep what is needed to reuse its answers; rows and requests go.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask, even when answers were paid for.")
+@click.option(
+    "--keep-answers",
+    is_flag=True,
+    help="Keep its answers so that later runs can reuse them; remove its rows and requests.",
+)
+@click.option("-y", "--yes", is_flag=True, help="Do not ask, even if its answers were paid for.")
 @click.option(
     "--force",
     is_flag=True,
-    help="Also a plan that cannot be read, or whose batches were given up: what was not collected is lost.",
+    help="Also remove a plan that cannot be read or whose batches were given up; whatever was not collected is lost.",
 )
 @common
 @pass_shell
@@ -98,9 +102,7 @@ def rm_command(shell: Shell, plan: str, keep_answers: bool, yes: bool, force: bo
     except JournalError:
         if not force:
             raise
-        question = (
-            f"plan {named.plan_id} cannot be read: batches of it may be out, and what they answer is lost. Remove it?"
-        )
+        question = f"plan {named.plan_id} cannot be read: its batches may still be running, and their answers would be lost. Remove it?"
     if question is not None and not yes and interactive() and not click.confirm(question, err=True):
         shell.say("kept")
         return 0

@@ -56,7 +56,7 @@ def status_command(shell: Shell, plan: str | None, every: bool) -> int:
     shown = plans if every else [p for i, p in enumerate(plans) if p.finished_at is None or len(plans) - i <= SHOWN]
     shell.out(plan_table(shown, time.time()))
     if len(shown) < len(plans):
-        shell.say(f"{len(plans) - len(shown):,} older finished plans: batchling status --all")
+        shell.say(f"{len(plans) - len(shown):,} older finished plans; batchling status --all lists them")
     if any(p.simulated for p in shown):
         pretend = any(p.simulated and p.actual_usd for p in shown)
         shell.say("* " + (PRETEND if pretend else SIMULATED).strip("[]"))
@@ -133,7 +133,7 @@ def describe(plan: PlanStatus, now: float) -> list[str]:
     if plan.trouble:
         lines.append(f"  trouble: {printable(plan.trouble)}")
     if not plan.own:
-        lines.append("  not known to be yours: without --trust it runs no code and gets no key")
+        lines.append("  not known to be yours: without --trust its code is not run and no key is sent")
     if plan.holder:
         lines.append(f"  held by {printable(plan.holder)}")
     if len(plan.points) > 1:

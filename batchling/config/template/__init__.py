@@ -20,7 +20,7 @@ def write(folder: Path) -> list[Path]:
     if there := [path for path in targets if path.exists() or path.is_symlink()]:
         shown = ", ".join(str(path) for path in there)
         raise ConfigError(
-            f"there is a project already, nothing was written: {shown}", next_command="batchling init ANOTHER_FOLDER"
+            f"there is already a project; nothing was written: {shown}", next_command="batchling init ANOTHER_FOLDER"
         )
     try:
         for target, source in targets.items():

@@ -117,8 +117,8 @@ class HttpEngine:
                 pass
         except ssl.SSLCertVerificationError as error:
             raise ProviderError(
-                f"the upstream {self._host} is not who it should be: {error.verify_message}",
-                next_command="put provider.engine.upstream right, or have its certificate's authority trusted here",
+                f"the upstream {self._host} is not the one it should be: {error.verify_message}",
+                next_command="correct provider.engine.upstream, or make this machine trust the authority that signed its certificate",
             ) from None
         except OSError:
             return
@@ -293,14 +293,16 @@ class HttpEngine:
             if 200 <= status < 300:
                 return _not_understood(f"The upstream answered {status} without a JSON object: {shown}")
             if 300 <= status < 400:
-                return _failure(502, f"The upstream answered {status}, which is no answer.", "upstream_not_an_answer")
+                return _failure(
+                    502, f"The upstream answered {status}, which is not an answer.", "upstream_not_an_answer"
+                )
             document = error_body(
                 f"The upstream answered {status}: {shown}", kind="server_error", code="upstream_error"
             )
         if 200 < status < 300:
             return _not_understood(f"The upstream answered {status}: {body[:500].decode('utf-8', 'replace')}")
         if 300 <= status < 400:
-            return _failure(502, f"The upstream answered {status}, which is no answer.", "upstream_not_an_answer")
+            return _failure(502, f"The upstream answered {status}, which is not an answer.", "upstream_not_an_answer")
         return Answer(status, dump(document), usage_of(document), retry_after)
 
     def _connection(self) -> tuple[http.client.HTTPConnection, bool]:

@@ -217,7 +217,7 @@ class OpenAIClient:
                 return
         raise CallUnavailable(
             f"provider {self._facts.name!r} listed {len(seen)} batches and said there are more, "
-            "but its next page brought none that is new",
+            "but its next page had no new ones",
             code="list_incomplete",
         )
 
@@ -238,7 +238,7 @@ class OpenAIClient:
                 if chunk is None:
                     break
                 if time.monotonic() > due:
-                    raise CallUnavailable(f"{what}: it was not over after {limits.RESULT_SECONDS / 3600:.0f} hours")
+                    raise CallUnavailable(f"{what}: it had not ended after {limits.RESULT_SECONDS / 3600:.0f} hours")
                 sink.write(chunk)  # outside: a full disk is not the provider's fault
                 count += len(chunk)
         finally:
@@ -338,7 +338,7 @@ class OpenAIClient:
         """
         encoding = response.headers.get("content-encoding", "").strip().lower()
         if encoding not in limits.ENCODINGS:
-            raise limits.BeyondLimit(f"the reply is packed as {encoding[:80]!r}, which nobody asked for")
+            raise limits.BeyondLimit(f"the reply is packed as {encoding[:80]!r}, which was not asked for")
         if response.request.headers.get("x-stainless-raw-response") == "stream" and response.status_code < 400:
             self._calls.due = time.monotonic() + limits.RESULT_SECONDS
             return
@@ -387,7 +387,7 @@ class OpenAIClient:
         target = error.response.headers.get("location")
         place = f"to {shown(target)}" if target else "without saying where"
         return self._scrub(
-            f"the server answered {error.status_code} and sends us {place}, where nobody said that our requests may go"
+            f"the server answered {error.status_code} and sends us {place}, which is not an address that you configured"
         )
 
     def _json(self, content: bytes) -> Any:

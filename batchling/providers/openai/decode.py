@@ -87,7 +87,7 @@ def _plain_answer(data: Any) -> Response | None:
 
 def _decode_object(data: Any) -> Response | Garbage:
     if type(data) is not dict:
-        return Garbage("the line is no JSON object")
+        return Garbage("the line is not a JSON object")
     custom_id = data.get("custom_id")
     if type(custom_id) is not str or not custom_id:
         return Garbage("the line has no custom_id")
@@ -168,7 +168,7 @@ def _error(custom_id: str, status: int | None, body: Any, line_error: Any) -> Re
     explained = message is not None or bool(codes) or bool(numbers)
     good = status is None or 200 <= status < 300
     if good and (not explained or (type(body) is str and not line_error)):
-        codes, message = [NOT_UNDERSTOOD], f"no answer that batchling understands ({_shape(status, body)})"
+        codes, message = [NOT_UNDERSTOOD], f"not an answer that batchling understands ({_shape(status, body)})"
     lower = [code.lower() for code in codes]
     numbers += [int(code) for code in lower if len(code) == 3 and code.isascii() and code.isdigit()]
     outcome = outcome_of_error(status, lower, numbers, message)
