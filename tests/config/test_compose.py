@@ -228,5 +228,5 @@ def test_an_experiment_of_another_project_uses_that_projects_conf(
 
 def test_an_experiment_cannot_take_the_name_of_base(write: Write) -> None:
     write({"experiments/base.yaml": HELLO})
-    with pytest.raises(ConfigError, match="can't be called base"):
+    with pytest.raises(ConfigError, match="cannot be called base"):
         compose("base")

@@ -380,7 +380,7 @@ def test_a_json_schema_that_is_none_is_an_error(broken: dict[str, Any], strict: 
 @pytest.mark.parametrize("ref", ["http://127.0.0.1:1/a.json", "file:///etc/hostname", "other.json"])
 @pytest.mark.parametrize("strict", [True, False])
 def test_a_reference_out_of_the_schema_is_refused_and_not_fetched(ref: str, strict: bool) -> None:
-    with pytest.raises(SchemaError, match=r"not fetched|leads out|No base URI"):
+    with pytest.raises(SchemaError, match=r"not fetched|points outside|No base URI"):
         sent(obj(x={"$ref": ref}), strict=strict)
 
 
