@@ -8,7 +8,7 @@ from typing import Any
 
 from batchling import limits
 
-LATE = "the reply was not over in time"
+LATE = "the reply did not end in time"
 
 
 def end_with(client: Any, left: Callable[[], float]) -> None:

@@ -118,7 +118,7 @@ def bad_certificate(error: BaseException) -> str | None:
         # The HTTP library may raise an exception of its own type, with the text of OpenSSL's.
         if isinstance(cause, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in str(cause):
             why = getattr(cause, "verify_message", None) or "its certificate cannot be verified"
-            return f"the server is not who it should be: {why}"
+            return f"the server is not the one it should be: {why}"
         cause = cause.__cause__ or cause.__context__
     return None
 

@@ -152,7 +152,7 @@ class Wire:
         """`call`, of which the reply is a JSON object."""
         reply = self.call(what, method, path, **arguments)
         if not isinstance(reply.data, dict):
-            message = f"{what}: the reply is no JSON object ({shape(reply.data)})"
+            message = f"{what}: the reply is not a JSON object ({shape(reply.data)})"
             raise CallUnavailable(message, status=reply.status, code="unreadable")
         return reply.data
 
@@ -311,7 +311,7 @@ class Wire:
         """
         encoding = reply.headers.get("content-encoding", "").strip().lower()
         if encoding not in limits.ENCODINGS:
-            raise limits.BeyondLimit(f"the reply is packed as {encoding[:80]!r}, which nobody asked for")
+            raise limits.BeyondLimit(f"the reply is packed as {encoding[:80]!r}, which was not asked for")
         parts: list[bytes] = []
         size = 0
         for part in reply.iter_bytes():
@@ -329,7 +329,7 @@ class Wire:
         encoding = reply.headers.get("content-encoding", "").strip().lower()
         if encoding not in limits.ENCODINGS:
             raise CallUnavailable(
-                f"{what}: it is packed as {encoding[:80]!r}, which nobody asked for", code="unreadable"
+                f"{what}: it is packed as {encoding[:80]!r}, which was not asked for", code="unreadable"
             )
         count = 0
         chunks = reply.iter_bytes(PIECE)
@@ -339,7 +339,7 @@ class Wire:
             if chunk is None:
                 break
             if time.monotonic() > due:
-                raise CallUnavailable(f"{what}: it was not over after {limits.RESULT_SECONDS / 3600:.0f} hours")
+                raise CallUnavailable(f"{what}: it had not ended after {limits.RESULT_SECONDS / 3600:.0f} hours")
             sink.write(chunk)  # outside: a full disk is not the provider's fault
             count += len(chunk)
         if announced.isdecimal() and encoding in ("", "identity") and int(announced) != count:
@@ -372,7 +372,7 @@ class Wire:
         target = reply.headers.get("location")
         place = f"to {shown(target)}" if target else "without saying where"
         return self.scrub(
-            f"the server answered {reply.status_code} and sends us {place}, where nobody said that our requests may go"
+            f"the server answered {reply.status_code} and sends us {place}, which is not an address that you configured"
         )
 
     def _json(self, content: bytes) -> Any:

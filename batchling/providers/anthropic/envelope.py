@@ -53,7 +53,7 @@ class MessagesEnvelope:
 
 def _read(data: Any) -> Response | Garbage:
     if type(data) is not dict:
-        return Garbage("the line is no JSON object")
+        return Garbage("the line is not a JSON object")
     custom_id, result = data.get("custom_id"), data.get("result")
     if type(custom_id) is not str or not custom_id:
         return Garbage("the line has no custom_id")
@@ -91,5 +91,5 @@ def _error(custom_id: str, error: Any) -> Response:
 
 
 def _not_understood(custom_id: str, what: str) -> Response:
-    note = f"no answer that batchling understands ({what})"
+    note = f"not an answer that batchling understands ({what})"
     return Response(custom_id, Outcome.ERROR, error_code=NOT_UNDERSTOOD, error_message=note)

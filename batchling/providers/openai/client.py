@@ -284,7 +284,7 @@ class OpenAIClient:
         data = self._read(what, call)
         batch = read_batch(data)
         if batch is None:
-            raise CallUnavailable(f"{what}: the reply is no batch ({shape(data)})", status=200, code="unreadable")
+            raise CallUnavailable(f"{what}: the reply is not a batch ({shape(data)})", status=200, code="unreadable")
         return batch
 
     def _read(self, what: str, call: Callable[[], Any], *, by_body: bool = False) -> dict[str, Any]:
@@ -293,7 +293,7 @@ class OpenAIClient:
             reply = call()
         data = self._json(reply.content)
         if not isinstance(data, dict):
-            message = f"{what}: the reply is no JSON object ({shape(data)})"
+            message = f"{what}: the reply is not a JSON object ({shape(data)})"
             raise CallUnavailable(message, status=reply.status_code, code="unreadable")
         return data
 
