@@ -10,6 +10,7 @@ import gzip
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from collections.abc import Callable
@@ -19,7 +20,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers.scripted import Request, Wire, drip
 from tests.spreadsheets import MAIN, OFFICE, PACKAGE, element
+from tests.workbench import Workbench, bench, hands
+
+__all__ = ["bench", "hands"]
 
 MOST_MB = 1000
 PATIENCE = 15.0  # seconds that one may run before Ctrl-C; most end long before
@@ -287,6 +292,42 @@ def high_water(pid: int) -> int:
     except OSError:
         return 0
     return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")), 0)
+
+
+@pytest.mark.parametrize("start", [b"", b'{"id": "x"'], ids=["headers", "body"])
+@pytest.mark.parametrize(
+    "route",
+    [
+        "POST /v1/batches",
+        *(pytest.param(route, marks=pytest.mark.long) for route in ("POST /v1/files", "GET /v1/batches/*")),
+        pytest.param("GET /v1/files/*/content", marks=pytest.mark.long),
+    ],
+)
+def test_ctrl_c_is_obeyed_while_a_reply_drips(bench: Workbench, route: str, start: bytes) -> None:
+    method, pattern = route.split()
+    stop, arrived = threading.Event(), threading.Event()
+    slow = drip(stop, start)
+
+    def seen(request: Request) -> Wire:
+        arrived.set()
+        return slow(request)
+
+    bench.server.on(method, pattern, seen)
+    process = bench.start("run", *bench.arguments("limits.poll_seconds=0.1"), "--yes", stdin=subprocess.DEVNULL)
+    try:
+        assert arrived.wait(120)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.3)  # it reads the reply
+        begun = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)  # the reply would take a day
+        waited = time.monotonic() - begun
+    finally:
+        stop.set()
+        process.kill()
+    sys.stdout.write(f"DRIP {route} {'body' if start else 'headers'}: Ctrl-C {waited:.2f} s\n")
+    assert process.returncode in (130, -signal.SIGINT), err
+    assert "Traceback" not in err and "bug" not in err
 
 
 def test_where_ctrl_c_is_ignored_on_purpose_sigterm_ends_it(tmp_path: Path) -> None:

@@ -5,16 +5,24 @@ from __future__ import annotations
 import base64
 import json
 import re
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE, STDOUT
 from urllib.parse import quote
 
 import duckdb
 import pytest
 
+from batchling.cli.program import COMMANDS
 from tests.servers.batches import BatchServer, answered, failed
 from tests.servers.scripted import Request, refuse, reply
+from tests.workbench import Hands
 
 from .conftest import Cli
 
@@ -159,6 +167,93 @@ def test_a_key_in_the_errors_of_a_failed_batch_is_nowhere(
     answer = cli("run", "ask", "--yes", "-v", *where)
     assert not leaks(key, (answer.out + answer.err).encode())
     sweep(cli, project, key)
+
+
+def test_every_command_keeps_a_key_to_itself_that_is_refused_again_and_again(
+    cli: Cli, project: Path, server: BatchServer, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the server repeats the key in every refusal, and after it has come to its senses; nothing beside the project."""
+    monkeypatch.setattr("batchling.clock.time", Hands())
+    for name in ("tmp", "cache"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    where = ("provider=compatible", f"provider.base_url={server.url}")
+    tried: list[str] = []
+
+    def quiet(code: int | None, *args: str) -> None:
+        answer = cli(*args)
+        tried.append(args[0])
+        assert code is None or answer.code == code, (args, answer.err)
+        assert not leaks(key, (answer.out + answer.err).encode("utf-8", "surrogatepass")), args
+        assert key[:12] not in answer.out + answer.err, args
+
+    quiet(75, "run", "ask", "--yes", "--detach", *where)
+    (plan,) = [path.parent.name for path in (project / "runs").glob("*/plan.json")]
+    for method in ("GET", "POST", "DELETE"):
+        server.on(method, "*", refuse(401, "invalid_api_key", f"Incorrect API key provided: {saying(key)}"))
+    quiet(5, "watch", plan)
+    quiet(5, "cancel", plan)
+    quiet(None, "resolve", plan, "--adopt", "batch_x", "-v")
+    quiet(None, "resolve", plan, "--drop")
+    quiet(2, "rm", plan, "--yes")
+    quiet(None, "run", "ask", "--yes", "--detach", "-v", "name=more", *where)
+    quiet(0, "plan", "ask", *where)
+    quiet(None, "doctor", "-v", "--json")
+    for method in ("GET", "POST", "DELETE"):
+        server.on(method, "*", server.normal)
+    quiet(0, "cancel", plan)
+    for command in ("status", "results", "compare"):
+        quiet(0, command, plan)
+    for args in (("query", "select * from events"), ("du",), ("config", "ask", *where), ("completion", "bash")):
+        quiet(0, *args)
+    quiet(0, "init", str(tmp_path / "new"))
+    quiet(0, "rm", plan, "--yes")
+    assert {*tried, "serve"} == set(COMMANDS), "serve: below"
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            assert not leaks(key, path.read_bytes()), path
+
+
+def test_serve_keeps_an_upstreams_key_to_itself(project: Path, server: BatchServer, key: str, tmp_path: Path) -> None:
+    for method in ("GET", "POST"):
+        server.on(method, "*", refuse(401, "invalid_api_key", f"Incorrect API key provided: {saying(key)}"))
+    command = (
+        "serve",
+        "--port",
+        "0",
+        "--no-token",
+        "--engine",
+        "http",
+        "--upstream",
+        server.url,
+        "--api-key-env",
+        "OPENAI_API_KEY",
+        "--trust-host",
+        "127.0.0.1",
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "batchling", *command], cwd=project, stdout=PIPE, stderr=STDOUT, text=True
+    )
+    try:
+        assert process.stdout is not None
+        first = process.stdout.readline() + process.stdout.readline()
+        found = re.search(r"(?<=listening on )http://127\.0\.0\.1:\d+", first)
+        assert found and "error" not in first, first
+        body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}]}).encode()
+        asked = urllib.request.Request(found[0] + "/v1/chat/completions", body, {"content-type": "application/json"})
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(asked, timeout=60)
+        reply_to_it = caught.value.read()
+    finally:
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=60)
+    assert server.log, "the upstream was asked"
+    assert not leaks(key, (first + rest).encode() + reply_to_it)
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            assert not leaks(key, path.read_bytes()), path
 
 
 @pytest.mark.parametrize(
