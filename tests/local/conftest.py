@@ -145,7 +145,6 @@ class Upstream:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True  # headers and body are two writes: 40 ms a reply without it
             wbufsize = 65_536
             disable_nagle_algorithm = True
 
