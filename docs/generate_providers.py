@@ -184,6 +184,12 @@ def _lost(each: ProviderFacts) -> str:
     marker = "the id of its input file" + (" and the metadata that batchling gave it" if facts.metadata else "")
     if not facts.list:
         return head + "Its batches cannot be listed, so you decide: `batchling resolve PLAN`."
+    if facts.marker == "results":
+        return head + (
+            "A batch says nothing of whose it is, and a create cannot be called back. A batch of the same size that appears in the "
+            "list is waited for; when it has ended, the custom_ids of its results tell whether it is ours. Where none is, you "
+            "decide, whatever it costs: `batchling resolve PLAN`."
+        )
     looked = f"A create whose answer was lost is looked for in the list of batches by {marker}."
     if facts.fence == "none":
         return head + f"{looked} Where it does not show, you decide: `batchling resolve PLAN`."

@@ -6,6 +6,7 @@ client (`batchling.providers.port`). Nothing here needs a key, a library of a ve
 
 from batchling.dialects.chat import CHAT
 from batchling.dialects.embeddings import EMBEDDINGS
+from batchling.dialects.generate import GENERATE
 from batchling.dialects.messages import MESSAGES
 from batchling.dialects.neutral import Dialect, NeutralRequest, StrictSchema
 from batchling.dialects.responses import RESPONSES
@@ -17,6 +18,7 @@ __all__ = [
     "BUILT_IN",
     "CHAT",
     "EMBEDDINGS",
+    "GENERATE",
     "MESSAGES",
     "RESPONSES",
     "Dialect",

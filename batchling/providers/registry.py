@@ -20,6 +20,8 @@ GROUP = "batchling.providers"
 
 _BUILT_IN = {
     "anthropic": "batchling.providers.anthropic:ADAPTER",
+    "gemini": "batchling.providers.gemini:ADAPTER",
+    "mistral": "batchling.providers.mistral:ADAPTER",
     "openai": "batchling.providers.openai:ADAPTER",
 }
 """The built-in entry points once more: in a checkout the metadata may be older than the code."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tests.servers import anthropic
+from tests.servers import anthropic, gemini, mistral
 from tests.servers.emulated import Answer, Call
 
 
@@ -50,6 +50,37 @@ EMULATORS = (
             *{
                 413: ("request_too_large", "Request exceeds the maximum allowed number of bytes."),
                 429: ("rate_limit_error", "Number of requests has exceeded your rate limit"),
+            }[status],
+        ),
+    ),
+    Emulated(
+        "gemini",
+        gemini.GeminiServer,
+        gemini.KEY,
+        "gemini-3.8-flash",
+        creates=lambda call: call.path.endswith("batchGenerateContent"),
+        downloads=lambda call: call.path.endswith(":download"),
+        refusal=lambda status: gemini.error(
+            status,
+            *{
+                413: ("INVALID_ARGUMENT", "Request payload size exceeds the limit: the batch file is too large."),
+                429: ("RESOURCE_EXHAUSTED", "You have too many requests. Please slow down."),
+            }[status],
+        ),
+        base_path="/v1beta",
+    ),
+    Emulated(
+        "mistral",
+        mistral.MistralServer,
+        mistral.KEY,
+        "mistral-small-2603",
+        creates=lambda call: call.method == "POST" and call.path.endswith("/batch/jobs"),
+        downloads=lambda call: call.path.endswith("/content"),
+        refusal=lambda status: mistral.error(
+            status,
+            *{
+                413: ("The batch file is too large", "invalid_request_file"),
+                429: ("Requests rate limit exceeded", "rate_limited"),
             }[status],
         ),
     ),

@@ -56,3 +56,32 @@ MESSAGES: dict[str, Any] = {
         ],
     },
 }
+
+
+GENERATE: dict[str, Any] = {
+    "plain": {
+        "systemInstruction": {"parts": [{"text": "You classify."}]},
+        "generationConfig": {"temperature": 0, "maxOutputTokens": 300},
+        "contents": [{"role": "user", "parts": [{"text": "Classify: hello"}]}],
+    },
+    "structured": {
+        "systemInstruction": {"parts": [{"text": "You classify."}]},
+        "generationConfig": {
+            "temperature": 0,
+            "maxOutputTokens": 300,
+            "responseMimeType": "application/json",
+            "responseJsonSchema": SCHEMA,
+        },
+        "contents": [{"role": "user", "parts": [{"text": "Classify: hello"}]}],
+    },
+    "image": {
+        "systemInstruction": {"parts": [{"text": "You classify."}]},
+        "generationConfig": {"maxOutputTokens": 300},
+        "contents": [
+            {
+                "role": "user",
+                "parts": [{"inlineData": {"mimeType": "image/png", "data": PNG}}, {"text": "Classify: hello"}],
+            }
+        ],
+    },
+}
