@@ -163,12 +163,12 @@ class ExperimentManager:
             except JournalError as error:
                 tell(folder, error)
                 continue
-            experiment_id = document["experiment"]
+            experiment_id = document.experiment
             found.pop(experiment_id, None)
             found[experiment_id] = Experiment(
                 self._workspace,
                 experiment_id,
-                description=document["runs"][0]["config"].get("description"),
+                description=document.runs[0].description if document.runs else None,
                 folder=folder,
             )
         return list(found.values())

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pyarrow
 
     from batchling.api.outcome import MetricValue, Outcome, RunReport
+    from batchling.plan_document import PlanDocument
 
 _AT_ONCE = 2_000
 
@@ -65,7 +66,7 @@ class Results:
     @property
     def simulated(self) -> bool:
         """The embedded server made the answers up."""
-        return bool(self._document["simulated"])
+        return self._document.simulated
 
     @property
     def pretend(self) -> bool:
@@ -75,7 +76,7 @@ class Results:
     @property
     def run_ids(self) -> tuple[str, ...]:
         """The runs, in the order of the sweep."""
-        return tuple(run["run_id"] for run in self._document["runs"] if self.run_id in (None, run["run_id"]))
+        return tuple(run.run_id for run in self._document.runs if self.run_id in (None, run.run_id))
 
     @property
     def runs(self) -> tuple[RunReport, ...]:
@@ -207,7 +208,7 @@ class Results:
         return plan_files.reading_records(self.folder)
 
     @cached_property
-    def _document(self) -> dict[str, Any]:
+    def _document(self) -> PlanDocument:
         from batchling.disk import RealDisk
         from batchling.runner.folder import PlanFolder
 
@@ -226,7 +227,7 @@ class Results:
         if not own and (code := classes_of(made.document)):
             # Dicts in their place would be another type than the caller was promised.
             raise not_taken(folder, f"runs {', '.join(code)}", f"batchling.load({self.plan_id!r}, trust=True)")
-        return {run["run_id"]: made.schemas[run["schema_index"]] for run in made.document["runs"]}
+        return {run.run_id: made.schemas[run.schema_index] for run in made.document.runs}
 
 
 def _need(package: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "batchling"
 
 LAYERS: list[tuple[str, set[str]]] = [
-    ("base", {"errors", "limits", "models", "spec", "written"}),
+    ("base", {"errors", "limits", "models", "plan_document", "spec", "written"}),
     (
         "pure",
         {

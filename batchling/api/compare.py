@@ -18,6 +18,7 @@ from batchling.catalog import plan_files
 from batchling.comparison import RESAMPLES, Difference, holm, paired_mean, paired_share, pareto
 from batchling.errors import UsageError
 from batchling.metrics import Kind
+from batchling.plan_document import PlanRun
 from batchling.runner.folder import PlanFolder
 
 
@@ -87,7 +88,7 @@ class _Run:
     """One run of a plan: what its plan.json says, and its summary."""
 
     folder: PlanFolder
-    document: Mapping[str, Any]
+    run: PlanRun
     report: RunReport
     seconds: float | None
     simulated: bool
@@ -155,11 +156,10 @@ def _runs(workspace: Workspace, references: Sequence[str]) -> list[_Run]:
         document = folder.load(workspace.disk)
         reports = {report.run_id: report for report in reports_of(folder.path)}
         seconds = _seconds(workspace, folder)
-        for run in document["runs"]:
-            run_id = run["run_id"]
-            if named.run_id in (None, run_id) and run_id in reports:
-                one = _Run(folder, run, reports[run_id], seconds.get(run["lane"]), bool(document["simulated"]))
-                found.setdefault((folder.plan_id, run_id), one)
+        for run in document.runs:
+            if named.run_id in (None, run.run_id) and run.run_id in reports:
+                one = _Run(folder, run, reports[run.run_id], seconds.get(run.lane), document.simulated)
+                found.setdefault((folder.plan_id, run.run_id), one)
     if not found:
         raise UsageError("there is nothing to compare yet", next_command="batchling status")
     return list(found.values())
@@ -181,13 +181,13 @@ def _seconds(workspace: Workspace, folder: PlanFolder) -> dict[int, float]:
 def _grouped(runs: Sequence[_Run], by: Sequence[str]) -> list[tuple[str, dict[str, str], list[_Run]]]:
     """Points in the order of their first runs: name, values of the keys, runs."""
     several = len({run.folder.plan_id for run in runs}) > 1
-    common = set.intersection(*(set(run.document["overrides"]) for run in runs)) if len(runs) > 1 else set()
+    common = set.intersection(*(set(run.run.overrides) for run in runs)) if len(runs) > 1 else set()
     groups: dict[str, tuple[dict[str, str], list[_Run]]] = {}
     for run in runs:
-        values = {key: _value(run.document, key, runs) for key in by}
+        values = {key: _value(run.run, key, runs) for key in by}
         name = ", ".join(f"{key}={value}" for key, value in values.items())
         if not by:
-            own = " ".join(text for text in run.document["overrides"] if text not in common)
+            own = " ".join(text for text in run.run.overrides if text not in common)
             name = own or run.report.run_id
             if (several or name in groups) and own:
                 name = f"{run.report.run_id} {own}"
@@ -195,27 +195,21 @@ def _grouped(runs: Sequence[_Run], by: Sequence[str]) -> list[tuple[str, dict[st
     return [(name, values, members) for name, (values, members) in groups.items()]
 
 
-def _value(document: Mapping[str, Any], key: str, runs: Sequence[_Run]) -> str:
+def _value(run: PlanRun, key: str, runs: Sequence[_Run]) -> str:
     """What a run has for an override key: as it was overridden, else as its config says."""
-    for text in reversed(document["overrides"]):
-        name, _, value = str(text).lstrip("+~").partition("=")
-        if name == key:
-            return value
-    config: Any = document["config"]
+    given = run.overridden(key)
+    if given is not None:
+        return given
     if key in ("model", "provider"):
-        return str(config[key]["id" if key == "model" else "name"])
-    for part in key.split("."):
-        if not isinstance(config, Mapping) or part not in config:
-            if any(
-                str(text).lstrip("+~").partition("=")[0] == key for run in runs for text in run.document["overrides"]
-            ):
-                return "(not set)"
-            keys = sorted(
-                {str(text).lstrip("+~").partition("=")[0] for run in runs for text in run.document["overrides"]}
-            )
-            raise UsageError(f"--by {key}: no run has it; overridden are: {', '.join(keys) or 'none'}")
-        config = config[part]
-    return "(as in the experiment)" if isinstance(config, Mapping) else str(config)
+        return run.model if key == "model" else run.provider
+    try:
+        found = run.configured(key)
+    except KeyError:
+        if any(each.run.overridden(key) is not None for each in runs):
+            return "(not set)"
+        keys = sorted({text.lstrip("+~").partition("=")[0] for each in runs for text in each.run.overrides})
+        raise UsageError(f"--by {key}: no run has it; overridden are: {', '.join(keys) or 'none'}") from None
+    return "(as in the experiment)" if isinstance(found, Mapping) else str(found)
 
 
 def _base(groups: Sequence[tuple[str, dict[str, str], list[_Run]]], baseline: str | None) -> int:
@@ -229,7 +223,7 @@ def _base(groups: Sequence[tuple[str, dict[str, str], list[_Run]]], baseline: st
         n
         for n, (name, _, members) in enumerate(groups)
         for run in members
-        if run.report.run_id.startswith(baseline) or words <= {*name.split(), *run.document["overrides"]}
+        if run.report.run_id.startswith(baseline) or words <= {*name.split(), *run.run.overrides}
     }
     if len(close) == 1:
         return close.pop()
@@ -283,7 +277,7 @@ def _cells(runs: Sequence[_Run]) -> tuple[dict[str, Kind], dict[tuple[str, str],
 
     Rows of one data set are told apart by their place; where there are several, by id and content.
     """
-    several = len({run.document["data_sha256"] for run in runs}) > 1
+    several = len({run.run.data_sha256 for run in runs}) > 1
     kinds: dict[str, Kind] = {}
     cells: dict[tuple[str, str], Cells] = {}
     by_plan: dict[Path, list[_Run]] = {}
@@ -295,10 +289,10 @@ def _cells(runs: Sequence[_Run]) -> tuple[dict[str, Kind], dict[tuple[str, str],
             continue
         marks: dict[str, dict[int, str]] = {}
         if several:
-            by_data = {run.document["data_sha256"]: run.report.run_id for run in members}
+            by_data = {run.run.data_sha256: run.report.run_id for run in members}
             with plan_files.reading_records(path):
                 read = {data: catalog.row_marks(files, run_id) for data, run_id in by_data.items()}
-            marks = {run.report.run_id: read[run.document["data_sha256"]] for run in members}
+            marks = {run.report.run_id: read[run.run.data_sha256] for run in members}
         with plan_files.reading_records(path):
             values = catalog.row_values(files, [run.report.run_id for run in members])
         for metric in values:
@@ -373,7 +367,7 @@ def _pairs(
             continue
         before = _together(base.run_ids, metric, cells)
         single = all(len(p.run_ids) == 1 for p in points) and all(
-            run.document["repeats"] == 1 for members in runs.values() for run in members
+            run.run.repeats == 1 for members in runs.values() for run in members
         )
         family = []
         for number, point in enumerate(points):

@@ -33,12 +33,13 @@ from batchling.errors import (
 )
 from batchling.journal import Journal, read
 from batchling.ledger import UNRESOLVED, UNSENT, Pace, Phase, Policy, State
+from batchling.plan_document import Doubt
 from batchling.printable import one_line
 from batchling.providers.gate import Gate
 from batchling.runner.awaiting import take_over
 from batchling.runner.broken import check_files, events_of, folded
 from batchling.runner.broken import name as tell
-from batchling.runner.doubts import Doubt, told
+from batchling.runner.doubts import told
 from batchling.runner.folder import PlanFolder, awaited_plan
 from batchling.runner.loop import Steps, drive, steps
 from batchling.runner.sealing import check_seal, no_links
@@ -189,16 +190,9 @@ def opened(
         lanes: tuple[LaneKit, ...] = ()
         if not state.finished:
             lanes = offline_kits(made) if alone else kits(made, connections, workspace.gate or Gate())
-        budgets = [
-            r["config"]["budget"]["usd"] for r in made.document["runs"] if r["config"]["budget"]["usd"] is not None
-        ]
-        budget = allow.budget_usd
-        if budget is None and budgets:
-            budget = Decimal(str(min(budgets)))
-        resubmit = allow.resubmit_usd
-        if resubmit is None:
-            resubmit = min(Decimal(str(r["config"]["retry"]["resubmit_usd"])) for r in made.document["runs"])
-        lanes = tuple(replace(kit, repairs=made.repairs(kit.lane.number, allow.repairs)) for kit in lanes)
+        budget = document.budget_usd if allow.budget_usd is None else allow.budget_usd
+        resubmit = document.resubmit_usd if allow.resubmit_usd is None else allow.resubmit_usd
+        lanes = tuple(replace(kit, repairs=document.repairs(kit.lane.number, allow.repairs)) for kit in lanes)
         session = Session(
             disk=disk,
             clock=clock,
@@ -207,7 +201,7 @@ def opened(
             state=state,
             policy=Policy(lanes=tuple(kit.lane for kit in lanes), budget_usd=budget, resubmit_usd=resubmit),
             kits=lanes,
-            attempts=allow.attempts or made.attempts(),
+            attempts=allow.attempts or document.attempts,
             rng=random.Random(folder.plan_id),
             observer=_Watcher(workspace, observer or Silent(), log),
             pace=Pace(resumed=driven),
@@ -417,8 +411,8 @@ def outcome(workspace: Workspace, folder: PlanFolder, state: State, reason: str,
         for name, n in report.states.items():
             states[name] = states.get(name, 0) + n
     not_ok = sum(n for name, n in states.items() if name != "ok")
-    lanes = document["lanes"]
-    details = [f"{lanes[lane]['provider']} {lanes[lane]['model']}: {why}" for lane, why in sorted(state.fatal.items())]
+    refused = ((document.lanes[number], why) for number, why in sorted(state.fatal.items()))
+    details = [f"{lane.provider} {lane.model}: {why}" for lane, why in refused]
     code = 0
     if reason in ("parked", "unread", "detached", "awaiting", "locked"):
         code = 75
@@ -473,17 +467,17 @@ def outcome(workspace: Workspace, folder: PlanFolder, state: State, reason: str,
     return Outcome(
         plan_id=folder.plan_id,
         folder=folder.path,
-        experiment=document["experiment"],
+        experiment=document.experiment,
         reason=reason if reason != "finished" else (state.finished or "finished"),
         state=state_name(state),
         exit_code=code,
         created=created,
-        simulated=document["simulated"],
+        simulated=document.simulated,
         runs=reports,
         states=states,
-        requests=document["requests"] + document["cached"] + document.get("awaiting", 0),
+        requests=document.asked,
         bought=sum(s.rows for s in state.shards.values() if s.primary.phase not in UNSENT and s.primary.batch_id),
-        reused=document["cached"],
+        reused=document.cached,
         batches=sum(1 for _, a in state.attempts() if a.batch_id),
         actual_usd=state.known_spent(),
         unknown_usd=tuple(unknown_usd(state, document, worst=False)),

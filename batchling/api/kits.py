@@ -11,6 +11,7 @@ from batchling import config, providers, request, schema, shipped
 from batchling.api.ownership import foreign_code, not_taken
 from batchling.disk import Disk
 from batchling.models import Price
+from batchling.plan_document import PlanDocument, PlanRun
 from batchling.providers import Client
 from batchling.providers.gate import Gate
 from batchling.request import RequestBuilder
@@ -39,7 +40,7 @@ class Recorded:
     """
 
     folder: PlanFolder
-    document: dict[str, Any]
+    document: PlanDocument
     lanes: tuple[LanePlan, ...]
     specs: Mapping[int, Spec]
     schemas: Schemas
@@ -47,26 +48,6 @@ class Recorded:
     @property
     def prices(self) -> dict[int, Price | None]:
         return {lane.number: lane.price for lane in self.lanes}
-
-    def attempts(self) -> int:
-        """Times a row is asked at most."""
-        return max(int(run["config"]["retry"]["attempts"]) for run in self.document["runs"])
-
-    def repairs(self, lane: int, allowed: bool | int | None = None) -> int:
-        """How many times a row of the lane is repaired at most: `retry.repair`, of which `true` means once.
-
-        A plan that does not say what `true` meant when it was made repairs as often as its attempts allow, as it always did.
-
-        Args:
-            allowed: what counts in place of the plan's own `retry.repair`.
-        """
-        runs = [run for run in self.document["runs"] if run["lane"] == lane and run["schema"] is not None]
-        most = 0
-        for run in runs:
-            wanted = run["config"]["retry"].get("repair", True) if allowed is None else allowed
-            once = run.get("repairs_once", False)
-            most = max(most, self.attempts() if wanted is True and not once else int(wanted))
-        return most
 
 
 def recorded(disk: Disk, folder: PlanFolder, *, own: bool) -> Recorded:
@@ -92,31 +73,34 @@ def recorded(disk: Disk, folder: PlanFolder, *, own: bool) -> Recorded:
         raise as_broken(folder, error) from error
 
 
-def _recorded(folder: PlanFolder, document: dict[str, Any], own: bool) -> Recorded:
+def _recorded(folder: PlanFolder, document: PlanDocument, own: bool) -> Recorded:
     specs: dict[int, Spec] = {}
     lanes: dict[int, LanePlan] = {}
     schemas: dict[int, Any] = {}
-    for run in document["runs"]:
-        number, index = run["lane"], run["schema_index"]
+    for run in document.runs:
         spec = None
-        if number not in lanes or index not in schemas:
-            kept = None if own else run.get("schema") or {}
-            spec = config.load_spec(run["config"], folder.source, run["overrides"], kept_schema=kept)
-        if index not in schemas and spec is not None:
-            schemas[index] = schema.compile(spec.config.output_schema, spec.schema_source, model=spec.config.model)
-        price = None if run["price"] is None else Price(**run["price"])
-        longest = run["config"]["model"].get("max_output_tokens")
-        if number not in lanes and spec is not None:
-            specs[number] = spec
-            lanes[number] = lane_plan(number, spec, price)
+        if run.lane not in lanes or run.schema_index not in schemas:
+            spec = spec_of(folder, run, own=own)
+        if run.schema_index not in schemas and spec is not None:
+            config_of = spec.config
+            schemas[run.schema_index] = schema.compile(
+                config_of.output_schema, spec.schema_source, model=config_of.model
+            )
+        if run.lane not in lanes and spec is not None:
+            specs[run.lane] = spec
+            lanes[run.lane] = lane_plan(run.lane, spec, run.price)
         else:
-            lanes[number] = lanes[number].covering(longest, price)
-    told = document["lanes"]
+            lanes[run.lane] = lanes[run.lane].covering(run.max_output_tokens, run.price)
     ordered = tuple(
-        lanes[number].within(told[number].get("learned_tokens"), told[number].get("learned_requests"))
+        lanes[number].within(document.lanes[number].learned_tokens, document.lanes[number].learned_requests)
         for number in sorted(lanes)
     )
     return Recorded(folder, document, ordered, specs, schemas)
+
+
+def spec_of(folder: PlanFolder, run: PlanRun, *, own: bool) -> Spec:
+    """A run's spec, from the plan's own copies of its files; `own` as for `recorded`."""
+    return config.load_spec(run.config, folder.source, run.overrides, kept_schema=None if own else run.schema or {})
 
 
 def admit(lanes: Sequence[LanePlan], gate: Gate) -> None:
@@ -187,7 +171,7 @@ def kits(made: Recorded, stack: ExitStack, gate: Gate) -> tuple[LaneKit, ...]:
                 poll_seconds=lane.poll_seconds,
                 grace_seconds=spec.config.provider.capabilities.not_found_grace_seconds,
                 repair=repairer.repair if repairer is not None else None,
-                repairs=made.repairs(lane.number),
+                repairs=made.document.repairs(lane.number),
                 repair_key=request.repair_key,
                 max_output_tokens=lane.max_output_tokens,
                 scrubber=Scrubber(v for v in values[lane.number].values() if not is_placeholder(v)),
@@ -212,7 +196,7 @@ def offline_kits(made: Recorded) -> tuple[LaneKit, ...]:
                 window="",
                 poll_seconds=lane.poll_seconds,
                 repair=repairer.repair if repairer is not None else None,
-                repairs=made.repairs(lane.number),
+                repairs=made.document.repairs(lane.number),
                 repair_key=request.repair_key,
                 max_output_tokens=lane.max_output_tokens,
             )
@@ -222,11 +206,11 @@ def offline_kits(made: Recorded) -> tuple[LaneKit, ...]:
 
 def _repairer(made: Recorded, lane: LanePlan) -> RequestBuilder | None:
     """What makes the repairs, whether any are allowed or not: a later command may allow them."""
-    run = next((r for r in made.document["runs"] if r["lane"] == lane.number and r["schema"] is not None), None)
+    run = next((run for run in made.document.runs_of(lane.number) if run.schema is not None), None)
     spec = made.specs[lane.number]
     if run is None:
         return None
-    made_by = request_builder(spec, run["columns"], made.schemas[run["schema_index"]])
+    made_by = request_builder(spec, run.columns, made.schemas[run.schema_index])
     return made_by if made_by.repairs else None
 
 

@@ -8,9 +8,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from batchling.runner.doubts import Doubt
+from batchling.plan_document import Doubt, PlanDocument
 from batchling.trust import Recipient
 from batchling.waiting import Wait
+
+UNPRINTED = {"printed": False}
+"""Metadata of a field that is for programs alone, and not in a command's `--json`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,7 @@ class PlanReport:
         same: plan id of the plan with this identity, and whether it is finished.
         notes: what a person should know before it is run, a sentence each.
         unknown_usd: why an amount is None, a sentence for each model.
+        document: what plan.json would hold if the plan was made now.
     """
 
     experiment: str
@@ -94,6 +98,7 @@ class PlanReport:
     same_state: str | None = None
     notes: tuple[str, ...] = ()
     unknown_usd: tuple[str, ...] = ()
+    document: PlanDocument | None = field(default=None, repr=False, compare=False, metadata=UNPRINTED)
 
     @property
     def shards(self) -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchling.consent import Plans
 from batchling.errors import BatchlingError, ConfigError, JournalError, RefusedError
+from batchling.plan_document import PlanDocument
 from batchling.printable import one_line
 from batchling.runner.broken import events_of
 from batchling.runner.folder import PlanFolder
@@ -48,7 +49,7 @@ def take_if_told(workspace: Workspace, folder: PlanFolder) -> bool:
     return True
 
 
-def take(workspace: Workspace, folder: PlanFolder, document: Mapping[str, Any], *, sends: bool) -> bool:
+def take(workspace: Workspace, folder: PlanFolder, document: PlanDocument, *, sends: bool) -> bool:
     """Whether a plan may be driven as the user's own: it is, or the user says so now, which is remembered.
 
     Args:
@@ -108,11 +109,11 @@ def _holds_only(workspace: Workspace, folder: PlanFolder, made: Draft) -> bool:
         # Copies of configs are for people: what counts of them is in plan.json. Shipped ones change between versions.
         if not name.endswith((".yaml", ".yml")) and mine.get(name) != workspace.disk.read(folder.source / name):
             return False
-    runs = folder.load(workspace.disk)["runs"]
+    runs = folder.load(workspace.disk).runs
     if len(runs) != len(made.points):
         return False
     for run, point in zip(runs, made.points, strict=True):
-        spec = config.load_spec(run["config"], folder.source, run["overrides"], kept_schema=run.get("schema") or {})
+        spec = config.load_spec(run.config, folder.source, run.overrides, kept_schema=run.schema or {})
         if sha256_json(asked(spec.document)) != point.config_sha256:
             return False
     return True
@@ -135,13 +136,13 @@ def _question(workspace: Workspace, folder: PlanFolder, does: str) -> str:
     return f"Plan {folder.plan_id} is not known to be yours{known}. It {does}"
 
 
-def foreign_code(document: Mapping[str, Any]) -> str | None:
+def foreign_code(document: PlanDocument) -> str | None:
     """Which adapter of another package a plan needs even to read its answers, as half a sentence."""
     names = sorted({str(provider.get("adapter") or _OWN_ADAPTER) for provider in _providers(document)} - {_OWN_ADAPTER})
     return f"runs the adapter {one_line(', '.join(names), 100)}" if names else None
 
 
-def _does(document: Mapping[str, Any]) -> str:
+def _does(document: PlanDocument) -> str:
     """What driving a plan would do beyond this process, as half a sentence; empty: nothing."""
     parts = []
     keys, addresses = [], []
@@ -169,20 +170,11 @@ def _does(document: Mapping[str, Any]) -> str:
     return one_line(" and ".join(parts), 400)
 
 
-def classes_of(document: Mapping[str, Any]) -> list[str]:
+def classes_of(document: PlanDocument) -> list[str]:
     """The files and modules that a plan's pydantic classes are in."""
-    found = []
-    for run in document["runs"]:
-        schema = run["config"].get("schema")
-        named = schema.get("pydantic") if isinstance(schema, dict) else None
-        if named:
-            found.append(one_line(str(named).rpartition(":")[0], 100))
-    return list(dict.fromkeys(found))
+    named = [run.schema_class for run in document.runs if run.schema_class is not None]
+    return list(dict.fromkeys(one_line(name.rpartition(":")[0], 100) for name in named))
 
 
-def _providers(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    found: list[Mapping[str, Any]] = []
-    for run in document["runs"]:
-        provider = run["config"].get("provider")
-        found.append(provider if isinstance(provider, dict) else {})
-    return found
+def _providers(document: PlanDocument) -> list[Mapping[str, Any]]:
+    return [run.provider_config for run in document.runs]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 from batchling.api.outcome import BatchStatus, LaneStatus, PlanStatus, PointStatus
 from batchling.api.ownership import is_own
@@ -17,10 +16,11 @@ from batchling.disk import RealDisk
 from batchling.errors import BatchlingError, JournalError
 from batchling.journal import read
 from batchling.ledger import UNRESOLVED, UNSENT, Attempt, Phase, Shard, State
+from batchling.plan_document import Doubt, PlanDocument, PlanLane
 from batchling.printable import one_line
 from batchling.runner.broken import as_broken, events_of, plans, whole
 from batchling.runner.broken import name as tell
-from batchling.runner.doubts import Doubt, doubts_of
+from batchling.runner.doubts import doubts_of
 from batchling.runner.folder import MOMENT, PlanFolder, folders
 from batchling.runner.sealing import check_seal
 from batchling.trust import Recipient, recorded
@@ -99,9 +99,9 @@ def trouble_of(workspace: Workspace, folder: PlanFolder) -> JournalError | None:
     return None
 
 
-def command_of(workspace: Workspace, folder: PlanFolder, document: Mapping[str, Any]) -> str:
+def command_of(workspace: Workspace, folder: PlanFolder, document: PlanDocument) -> str:
     """The command that made a plan, for a person to type again; never one that a stranger wrote down."""
-    return str(document["command"]) if is_own(workspace, folder) else f"batchling status {folder.plan_id}"
+    return document.command if is_own(workspace, folder) else f"batchling status {folder.plan_id}"
 
 
 def plan_status(workspace: Workspace, folder: PlanFolder) -> PlanStatus:
@@ -111,13 +111,13 @@ def plan_status(workspace: Workspace, folder: PlanFolder) -> PlanStatus:
     own = is_own(workspace, folder)
     batches = []
     for shard, attempt in state.attempts():
-        lane = document["lanes"][shard.lane]
+        lane = document.lanes[shard.lane]
         batches.append(
             BatchStatus(
                 shard=shard.number,
                 attempt=attempt.number,
-                provider=lane["provider"],
-                model=lane["model"],
+                provider=lane.provider,
+                model=lane.model,
                 phase=str(attempt.phase),
                 batch_id=attempt.batch_id,
                 requests=shard.rows,
@@ -130,8 +130,8 @@ def plan_status(workspace: Workspace, folder: PlanFolder) -> PlanStatus:
             )
         )
     states = dict(state.counts())
-    if document["cached"]:
-        states["reused"] = document["cached"]
+    if document.cached:
+        states["reused"] = document.cached
     name = state_name(state)
     next_command = None
     if not state.finished:
@@ -139,31 +139,32 @@ def plan_status(workspace: Workspace, folder: PlanFolder) -> PlanStatus:
         if name == "parked":
             next_command = f"batchling resolve {folder.plan_id} --adopt BATCH_ID | --resubmit | --drop"
     elif state.again and own:
-        next_command = document["command"]
+        next_command = document.command
     if trouble is not None:
         next_command = trouble.next_command
     return PlanStatus(
         plan_id=folder.plan_id,
-        experiment=document["experiment"],
+        experiment=document.experiment,
         state=name,
-        created_at=document["created_at"],
+        created_at=document.created_at,
         finished_at=state.finished_at,
-        runs=len(document["runs"]),
-        requests=document["requests"],
-        cached=document["cached"],
+        runs=len(document.runs),
+        requests=document.requests,
+        cached=document.cached,
         states=states,
         batches=tuple(batches),
         actual_usd=state.known_spent(),
         worst_usd=state.known_worst(),
-        simulated=document["simulated"],
+        simulated=document.simulated,
         holder=None if state.finished else workspace.holder(folder),
         next_command=next_command,
         unknown_usd=tuple(unknown_usd(state, document, worst=state.finished is None)),
         runs_detail=tuple(
-            {k: r[k] for k in ("run_id", "provider", "model", "overrides", "rows", "repeats")} for r in document["runs"]
+            {k: getattr(run, k) for k in ("run_id", "provider", "model", "overrides", "rows", "repeats")}
+            for run in document.runs
         ),
         points=tuple(_points(folder, document)),
-        lanes=tuple(lane_statuses(state, document["lanes"])),
+        lanes=tuple(lane_statuses(state, document.lanes)),
         not_received=tuple(not_received(workspace, folder, state, document)),
         waits=tuple(waits(state, workspace.clock.now(), folder.plan_id)),
         recipients=recipients_of(document),
@@ -172,24 +173,24 @@ def plan_status(workspace: Workspace, folder: PlanFolder) -> PlanStatus:
     )
 
 
-def unknown_usd(state: State, document: Mapping[str, Any], *, worst: bool) -> Iterator[str]:
+def unknown_usd(state: State, document: PlanDocument, *, worst: bool) -> Iterator[str]:
     """Why an amount of a plan is not known, a sentence for each provider and model that it is not known of.
 
     Args:
         worst: include the worst case of batches in flight.
     """
-    for number, lane in enumerate(document["lanes"]):
-        run = next((run for run in document["runs"] if run["lane"] == number), None)
+    for number, lane in enumerate(document.lanes):
+        run = next(document.runs_of(number), None)
         spent, most = state.known_spent(number), state.known_worst(number)
         if run is None or (spent is not None and (most is not None or not worst)):
             continue
-        priced, counted = run.get("price") is not None, lane.get("input_tokens") is not None
+        priced, counted = run.price is not None, lane.input_tokens is not None
         if priced and spent is None:
-            yield f"answers of {lane['model']} came without a number of tokens"
+            yield f"answers of {lane.model} came without a number of tokens"
         else:
             from batchling.runner.planning import why_unknown  # only here: `batchling status` starts faster without it
 
-            yield why_unknown(lane["model"], lane["provider"], priced=priced, counted=counted)
+            yield why_unknown(lane.model, lane.provider, priced=priced, counted=counted)
 
 
 def undecided(shard: Shard, attempt: Attempt) -> str:
@@ -203,49 +204,45 @@ def undecided(shard: Shard, attempt: Attempt) -> str:
     )
 
 
-def not_received(
-    workspace: Workspace, folder: PlanFolder, state: State, document: Mapping[str, Any]
-) -> Iterator[Doubt]:
+def not_received(workspace: Workspace, folder: PlanFolder, state: State, document: PlanDocument) -> Iterator[Doubt]:
     """What may have been paid and did not arrive: by this plan's batches, and by earlier ones whose rows it left alone."""
     for shard, attempt, rows in state.doubts():
         yield doubts_of(folder.plan_id, shard, attempt, rows)
-    for found in document.get("doubtful", ()):
-        yield Doubt(**found)
-    if document.get("awaiting"):
+    yield from document.doubtful
+    if document.awaiting:
         for event in read(workspace.disk, folder.journal):
             if event["kind"] == "awaited":
                 yield from (Doubt(**found) for found in event.get("doubtful", ()))
 
 
-def recipients_of(document: Mapping[str, Any]) -> tuple[Recipient, ...]:
+def recipients_of(document: PlanDocument) -> tuple[Recipient, ...]:
     """Which variable's value goes to which host, by a plan's document."""
-    found = [recipient for run in document["runs"] for recipient in recorded(run["config"].get("provider") or {})]
+    found = [recipient for run in document.runs for recipient in recorded(run.provider_config)]
     return tuple(dict.fromkeys(found))
 
 
-def _points(folder: PlanFolder, document: Mapping[str, Any]) -> Iterator[PointStatus]:
+def _points(folder: PlanFolder, document: PlanDocument) -> Iterator[PointStatus]:
     from batchling.catalog import read_summary
 
     summary = read_summary(folder.path)
     known = {run.run_id: run for run in summary.runs} if summary is not None else {}
-    for run in document["runs"]:
-        records = run["rows"] * run["repeats"]
-        found = known.get(run["run_id"])
+    for run in document.runs:
+        found = known.get(run.run_id)
         yield PointStatus(
-            run_id=run["run_id"],
-            provider=run["provider"],
-            model=run["model"],
-            overrides=tuple(run["overrides"]),
-            records=records,
-            states={"pending": records} if found is None else dict(found.states),
+            run_id=run.run_id,
+            provider=run.provider,
+            model=run.model,
+            overrides=run.overrides,
+            records=run.records,
+            states={"pending": run.records} if found is None else dict(found.states),
             cost_usd=None if found is None else found.cost_usd,
         )
 
 
-def lane_statuses(state: State, lanes: list[Mapping[str, Any]]) -> Iterator[LaneStatus]:
+def lane_statuses(state: State, lanes: Sequence[PlanLane]) -> Iterator[LaneStatus]:
     """Each provider and model of a plan; `lanes` as plan.json has them."""
     for lane in lanes:
-        number = lane["lane"]
+        number = lane.lane
         shards = [
             s for s in state.shards.values() if s.lane == number and not (s.replanned and s.primary.batch_id is None)
         ]
@@ -253,9 +250,9 @@ def lane_statuses(state: State, lanes: list[Mapping[str, Any]]) -> Iterator[Lane
         tokens = [shard.input_tokens for shard in shards]
         states = state.counts(number)
         yield LaneStatus(
-            provider=lane["provider"],
-            model=lane["model"],
-            endpoint=lane["endpoint"],
+            provider=lane.provider,
+            model=lane.model,
+            endpoint=lane.endpoint,
             waiting=sum(1 for phase in phases if phase in UNSENT or phase in (Phase.THROTTLED, Phase.ABSENT)),
             out=sum(1 for phase in phases if phase in UNRESOLVED),
             done=sum(1 for phase in phases if phase is Phase.CLOSED),

@@ -47,14 +47,12 @@ from batchling.runner.planning import (
     count,
     data_urls,
     draft,
-    estimate_usd,
     find_same,
     forget,
     known_keys,
     open_plan,
     unfinished,
     unknown_usd,
-    worst_usd,
 )
 from batchling.runner.remarks import notes
 from batchling.runner.session import Observer, Session
@@ -139,7 +137,7 @@ def plan_specs(
     large: Large | None = None,
 ) -> PlanReport:
     """`plan`, for specs that are composed already."""
-    from batchling.runner.planning import refuse_over_budget, room
+    from batchling.runner.planning import plan_document, refuse_over_budget, room
 
     workspace = Workspace(runs)
     with scratch("plan") as folder:
@@ -148,6 +146,7 @@ def plan_specs(
         totals = count(made, known, show=show, sized=room(made, runs, large))
         refuse_over_budget(made, totals)
         remarks = notes(made, totals)
+        document = plan_document(made, known, totals, now=workspace.clock.now())
     same = find_same(workspace.disk, runs, made.identity)
     lanes = []
     for lane, tally, queue in zip(made.lanes, totals.lanes, queues(made.lanes, totals.lanes), strict=True):
@@ -182,29 +181,30 @@ def plan_specs(
             )
         )
     return PlanReport(
-        experiment=made.name,
+        experiment=document.experiment,
         identity=made.identity,
-        runs=len(made.points),
-        rows=totals.rows,
-        requests=totals.requests,
+        runs=len(document.runs),
+        rows=document.rows,
+        requests=document.requests,
         duplicates=totals.duplicates,
-        cached=totals.cached,
-        awaiting=totals.awaiting,
+        cached=document.cached,
+        awaiting=document.awaiting,
         lanes=tuple(lanes),
-        estimated_usd=estimate_usd(made, totals),
-        max_usd=worst_usd(totals),
-        budget_usd=made.budget,
-        simulated=made.simulated,
+        estimated_usd=document.estimated_usd,
+        max_usd=document.estimated_usd_max,
+        budget_usd=document.budget_usd,
+        simulated=document.simulated,
         shown=tuple(Shown(row, key, limits.own(body)) for row, key, body in totals.shown),
         same=same[0].plan_id if same else None,
         same_state=state_name(same[1]) if same else None,
         notes=(*remarks, *_unconfirmed(made, gate or Gate()), *_doubts(known, totals)),
         unknown_usd=tuple(unknown_usd(made.lanes, totals)),
+        document=document,
     )
 
 
 def _doubts(known: Known, totals: Totals) -> Iterator[str]:
-    left = [replace(doubt, rows=rows) for doubt, rows in known.doubts.found.items()]
+    left = known.doubts.counted()
     if left:
         yield f"{told(left)}: left out; run --retry missing asks them again, after a question"
     if known.doubts.again:
@@ -398,7 +398,7 @@ def _ask(session: Session, threshold: Decimal, confirm: Confirm | None) -> None:
         worst = None if worst is None or shard.max_usd is None else worst + shard.max_usd * rounds
     # What may have been paid before is never asked again without a question, however little it costs.
     fresh = not any(a.intent_at for _, a in session.state.attempts())
-    doubted = session.folder.load(session.disk).get("doubted", 0) if fresh else 0
+    doubted = session.folder.load(session.disk).doubted if fresh else 0
     if not doubted and (confirm is None or (worst is not None and worst <= threshold)):
         return
     requests = sum(s.rows for s in unsent)
@@ -426,8 +426,7 @@ def _asking(workspace: Workspace, confirm: Confirm | None) -> Callable[[Session]
 
     def ask(session: Session) -> None:
         if not any(a.intent_at for _, a in session.state.attempts()):
-            config = [r["config"]["budget"]["confirm_usd"] for r in session.folder.load(workspace.disk)["runs"]]
-            _ask(session, Decimal(str(min(config))), confirm)
+            _ask(session, session.folder.load(workspace.disk).confirm_usd, confirm)
 
     return ask
 
@@ -508,23 +507,23 @@ def watch(
 
 def _unreadable(workspace: Workspace, folder: PlanFolder, error: JournalError) -> Outcome:
     """What is heard of a plan that cannot be read."""
-    document: dict[str, Any] = {}
+    document = None
     with suppress(JournalError):
         document = folder.load(workspace.disk)
     return Outcome(
         plan_id=folder.plan_id,
         folder=folder.path,
-        experiment=document.get("experiment", ""),
+        experiment="" if document is None else document.experiment,
         reason="failed",
         state=CHANGED if isinstance(error, ChangedError) else DAMAGED,
         exit_code=error.exit_code,
         created=False,
-        simulated=document.get("simulated", False),
+        simulated=document is not None and document.simulated,
         runs=(),
         states={},
-        requests=document.get("requests", 0),
+        requests=0 if document is None else document.requests,
         bought=0,
-        reused=document.get("cached", 0),
+        reused=0 if document is None else document.cached,
         batches=0,
         actual_usd=None,
         next_command=error.next_command,

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchling import confined, duck, metrics, tame
-from batchling.catalog.plan_files import PlanFiles, RunFiles
+from batchling.catalog.plan_files import PlanFiles, output_type
 from batchling.catalog.rows import Metric
 from batchling.duck import literal
 from batchling.errors import ConfigError
 from batchling.metrics import Kind
+from batchling.plan_document import PlanRun
 
 if TYPE_CHECKING:
     import duckdb
@@ -227,32 +228,32 @@ def evaluate(
         data_type: the type of its `data` column; `JSON` when the runs' rows differ in type.
         seconds, memory_mb: what one metric may take, where that is more than the plan says.
     """
-    groups: dict[tuple[str, str | None, Path, int], list[tuple[str, RunFiles]]] = {}
+    groups: dict[tuple[str, str | None, Path, int], list[tuple[str, PlanRun]]] = {}
     for run in files.runs:
         for name, expression in run.metrics.items():
-            kind = usable(run.output_type)
-            groups.setdefault((expression, kind, run.data, run.repeats), []).append((name, run))
+            kind = usable(output_type(run))
+            groups.setdefault((expression, kind, files.data(run), run.repeats), []).append((name, run))
     if not groups:
         return []
-    types = _data_types({run.data for run in files.runs}) if data_type == "JSON" else {}
+    types = _data_types({files.data(run) for run in files.runs}) if data_type == "JSON" else {}
     con = duck.connect(memory_mb=256)
     checks: dict[tuple[str | None, str], duckdb.DuckDBPyConnection] = {}
     try:
         _lock(con, records)
         found: list[Metric] = []
-        for (expression, output_type, data, repeats), members in groups.items():
+        for (expression, typed, data, repeats), members in groups.items():
             row_type = types.get(data, data_type or "JSON")
-            kinds = (output_type, row_type)
+            kinds = (typed, row_type)
             if kinds not in checks:
                 checks[kinds] = _empty(*kinds)
             rows = {run.run_id: run.rows for _, run in members}
             most = max(seconds, *(run.metric_seconds for _, run in members))
             if is_tame(checks[kinds], expression):
-                one = _Evaluation(con, checks[kinds], records, expression, output_type, row_type, repeats)
+                one = _Evaluation(con, checks[kinds], records, expression, typed, row_type, repeats)
                 by_run = one.of(rows, most)
             else:
                 memory = max(memory_mb, *(run.memory_mb for _, run in members))
-                by_run = _confined(records, expression, output_type, row_type, repeats, rows, most, memory)
+                by_run = _confined(records, expression, typed, row_type, repeats, rows, most, memory)
             found += [_named(by_run[run.run_id], name) for name, run in members]
         return found
     finally:
@@ -329,21 +330,21 @@ def row_values(files: PlanFiles, run_ids: Sequence[str]) -> list[MetricRows]:
         described = con.execute(f"DESCRIBE SELECT data FROM read_parquet({literal(str(records))})").fetchall()
     kind_of_data = str(described[0][1])
     same = kind_of_data.startswith("STRUCT")
-    types = {} if same else _data_types({run.data for run in chosen})
+    types = {} if same else _data_types({files.data(run) for run in chosen})
     found: list[MetricRows] = []
     con = duck.connect(memory_mb=256)
     try:
         _lock(con, records)
-        groups: dict[tuple[str, str, str | None, Path], list[RunFiles]] = {}
+        groups: dict[tuple[str, str, str | None, Path], list[PlanRun]] = {}
         for run in chosen:
             for name, expression in run.metrics.items():
-                groups.setdefault((name, expression, usable(run.output_type), run.data), []).append(run)
-        for (name, expression, output_type, data), members in groups.items():
+                groups.setdefault((name, expression, usable(output_type(run)), files.data(run)), []).append(run)
+        for (name, expression, typed, data), members in groups.items():
             row_type = kind_of_data if same else types.get(data, "JSON")
-            empty = _empty(output_type, row_type)
+            empty = _empty(typed, row_type)
             try:
                 runs = [run.run_id for run in members]
-                given = (records, expression, output_type, row_type, members[0].repeats, runs)
+                given = (records, expression, typed, row_type, members[0].repeats, runs)
                 seconds = max(run.metric_seconds for run in members)
                 if is_tame(empty, expression):
                     one = _Evaluation(con, empty, *given[:-1])

@@ -5,26 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shlex
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
 
-from batchling import duck, limits
-from batchling.confined import MEMORY_MB
+from batchling import duck, plan_document
 from batchling.disk import plain_file
 from batchling.errors import CatalogError, ChangedError
+from batchling.plan_document import PlanDocument, PlanLane, PlanRun
 
 PLAN_ID = re.compile(r"^\d{8}-\d{6}-(?P<experiment>.+)-[0-9a-f]{6}$")
-
-METRIC_SECONDS = 60.0
-"""How long a metric may take where the config does not say (plans of version 0.1.0)."""
-_INSIDE = re.compile(r"[\w+~-][\w.+~-]*")
 _NAME = re.compile(r"[\w.~+-]+")  # as in `runner.folder`
-_LARGEST_DOCUMENT = 512 << 20  # as in `runner.folder`
 
 _REBUILD = "remove it, then run: batchling doctor --rebuild"
 
@@ -33,76 +27,35 @@ SPILL = ".staging-"
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
-    """What requests of one batch share: provider, base URL, endpoint path and model."""
-
-    provider: str
-    base_url: str
-    endpoint: str
-    model: str
-
-
-@dataclass(frozen=True, slots=True)
-class RunFiles:
-    """One run of the document, with its paths.
-
-    Attributes:
-        output_type: DuckDB type of a valid output; None for plain text. JSON where plan.json has one that is not known here.
-        type_known: plan.json has a type that is known here, or none.
-        metrics: name → DuckDB expression.
-    """
-
-    run_id: str
-    lane: int
-    overrides: tuple[str, ...]
-    provider: str
-    model: str
-    endpoint: str
-    config: Mapping[str, Any]
-    config_sha256: str | None
-    prompt_sha256: str | None
-    data_sha256: str | None
-    data: Path
-    manifest: Path
-    rows: int
-    repeats: int
-    output_type: str | None
-    metrics: Mapping[str, str]
-    schema_index: int = 0  # position of its schema among the plan's
-    type_known: bool = True
-
-    @property
-    def metric_seconds(self) -> float:
-        """How long each of its metrics may take."""
-        return float((self.config.get("limits") or {}).get("metric_seconds") or METRIC_SECONDS)
-
-    @property
-    def memory_mb(self) -> int:
-        """MiB that a metric may take."""
-        return int((self.config.get("limits") or {}).get("memory_mb") or MEMORY_MB)
-
-    @property
-    def override_text(self) -> str:
-        """The overrides as they would be typed."""
-        return shlex.join(self.overrides)
-
-
-@dataclass(frozen=True, slots=True)
 class PlanFiles:
     """plan.json, read, and the folder it is in."""
 
     path: Path
-    document: Mapping[str, Any]
-    lanes: tuple[Lane, ...]
-    runs: tuple[RunFiles, ...]
+    document: PlanDocument
 
     @property
     def plan_id(self) -> str:
-        return str(self.document["plan_id"])
+        return self.document.plan_id
 
     @property
     def experiment(self) -> str:
-        return str(self.document["experiment"])
+        return self.document.experiment
+
+    @property
+    def lanes(self) -> tuple[PlanLane, ...]:
+        return self.document.lanes
+
+    @property
+    def runs(self) -> tuple[PlanRun, ...]:
+        return self.document.runs
+
+    def data(self, run: PlanRun) -> Path:
+        """The rows of a run."""
+        return self.path / run.data
+
+    def manifest(self, run: PlanRun) -> Path:
+        """Which request each row of a run is."""
+        return self.path / "manifest" / f"{run.run_id}.csv"
 
     @property
     def records(self) -> Path:
@@ -111,7 +64,7 @@ class PlanFiles:
     @property
     def emptied(self) -> bool:
         """Only the answers were kept (`rm --keep-answers`): the rows are gone, so there are no records to build."""
-        return any(not run.data.exists() for run in self.runs)
+        return any(not self.data(run).exists() for run in self.runs)
 
     def decoded(self) -> list[Path]:
         """Decoded responses, the cache's first, then by shard and attempt."""
@@ -132,7 +85,7 @@ class PlanFiles:
         """Fingerprint (hex) of the files that requests, responses and records are made from: names, sizes, times."""
         seen = hashlib.sha256()
         files = [self.path / "plan.json", *self.indexes(), *self.decoded(), *self.judged_again()]
-        files += sorted({run.data for run in self.runs} | {run.manifest for run in self.runs})
+        files += sorted({self.data(run) for run in self.runs} | {self.manifest(run) for run in self.runs})
         for file in files:
             try:
                 stat = file.stat()
@@ -157,59 +110,25 @@ def load(plan_dir: Path) -> PlanFiles:
     path = plan_dir / "plan.json"
     try:
         with plain_file(path) as file:
-            document = limits.own(file.read(_LARGEST_DOCUMENT))
+            return PlanFiles(plan_dir, plan_document.read(file.read(plan_document.LARGEST + 1)))
     except OSError as error:
         raise CatalogError(f"the plan cannot be read: {error.strerror}", where=str(path)) from error
-    except ValueError as error:
-        raise CatalogError(f"plan.json is not JSON: {error}", where=str(path)) from error
-    if not isinstance(document, dict) or document.get("version") != 1:
-        raise CatalogError("plan.json is of another version of batchling", where=str(path))
-    lanes = tuple(
-        Lane(
-            str(lane["provider"]), str(lane.get("base_url") or ""), str(lane.get("endpoint") or ""), str(lane["model"])
-        )
-        for lane in document["lanes"]
-    )
-    for run in document["runs"]:
-        _check_places(run, path)
-    return PlanFiles(plan_dir, document, lanes, tuple(_run(plan_dir, run) for run in document["runs"]))
+    except plan_document.Unreadable as error:
+        raise CatalogError(str(error), where=str(path)) from error
 
 
-def _check_places(run: Mapping[str, Any], path: Path) -> None:
-    """Whether what goes into file names are names inside the plan: the file may be anybody's.
+def output_type(run: PlanRun) -> str | None:
+    """DuckDB type of a run's valid outputs; None for plain text.
 
-    Raises:
-        CatalogError: it is not.
+    It goes into SQL, so nothing but a type may; of a later version's types, outputs are still JSON.
     """
-    data = str(run["data"]).removeprefix("data/")
-    if not all(_INSIDE.fullmatch(name) for name in (data, str(run["run_id"]))):
-        raise CatalogError("plan.json names a file outside the plan", where=str(path))
+    return run.output_type if type_known(run.output_type) else "JSON"
 
 
-def _run(plan_dir: Path, run: Mapping[str, Any]) -> RunFiles:
-    kind = run.get("output_type")
-    # It goes into SQL, so nothing but a type may; of a later version's types, outputs are still JSON.
-    known = kind is None or (isinstance(kind, str) and duck.is_type(kind))
-    return RunFiles(
-        run_id=str(run["run_id"]),
-        lane=int(run.get("lane", 0)),
-        overrides=tuple(run.get("overrides") or ()),
-        provider=str(run["provider"]),
-        model=str(run["model"]),
-        endpoint=str(run["endpoint"]),
-        config=run.get("config") or {},
-        config_sha256=run.get("config_sha256"),
-        prompt_sha256=run.get("prompt_sha256"),
-        data_sha256=run.get("data_sha256"),
-        data=plan_dir / str(run["data"]),
-        manifest=plan_dir / "manifest" / f"{run['run_id']}.csv",
-        rows=int(run["rows"]),
-        repeats=int(run.get("repeats") or 1),
-        output_type=kind if known else "JSON",
-        type_known=known,
-        schema_index=int(run.get("schema_index") or 0),
-        metrics=run.get("metrics") or {},
-    )
+@cache
+def type_known(kind: str | None) -> bool:
+    """Whether a type of an output is none, or one that is known here."""
+    return kind is None or duck.is_type(kind)
 
 
 def has_records(plan_dir: Path) -> bool:

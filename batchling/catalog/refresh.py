@@ -175,27 +175,26 @@ def _plan(
 ) -> dict[str, Any]:
     """The row of `plans`, with times in Unix seconds and money as text."""
     document = files.document
-    git = document.get("git") or {}
     return {
         "plan_id": files.plan_id,
         "experiment": files.experiment,
         "state": REMOVED if files.emptied else state,
-        "created_at": float(document["created_at"]),
+        "created_at": float(document.created_at),
         "finished_at": finished_at,
         "runs": len(files.runs),
-        "requests": document.get("requests"),
-        "cached": document.get("cached"),
-        "estimated_usd": money(document.get("estimated_usd")),
-        "estimated_usd_max": money(document.get("estimated_usd_max")),
+        "requests": document.requests,
+        "cached": document.cached,
+        "estimated_usd": money(document.estimated_usd),
+        "estimated_usd_max": money(document.estimated_usd_max),
         "actual_usd": money(actual_usd),
-        "command": document.get("command"),
-        "git_commit": git.get("commit"),
-        "git_dirty": git.get("dirty"),
-        "python": document.get("python"),
-        "packages": document.get("packages") or {},
-        "duplicates": document.get("duplicates"),
-        "simulated": bool(document.get("simulated")),
-        "identity": document.get("identity"),
+        "command": document.command,
+        "git_commit": document.git.get("commit"),
+        "git_dirty": document.git.get("dirty"),
+        "python": document.python,
+        "packages": document.packages,
+        "duplicates": document.duplicates,
+        "simulated": document.simulated,
+        "identity": document.identity,
         "journal_bytes": journal_bytes,
     }
 

@@ -28,12 +28,13 @@ from typing import TYPE_CHECKING, Any
 
 from batchling import duck
 from batchling.catalog import salvage
-from batchling.catalog.plan_files import SPILL, PlanFiles, listed
+from batchling.catalog.plan_files import SPILL, PlanFiles, listed, output_type, type_known
 from batchling.catalog.tables import MONEY
 from batchling.disk import make_folders
 from batchling.duck import identifier, literal, own_json
 from batchling.errors import CatalogError, DiskFullError
 from batchling.models import ANSWERED
+from batchling.plan_document import PlanRun
 
 if TYPE_CHECKING:
     import duckdb
@@ -105,10 +106,10 @@ class Staging:
 
     def write_records(self, path: Path) -> None:
         """The records as Parquet, with typed `output` and `data`, in the order of runs, rows and repeats."""
-        kinds = {run.output_type for run in self.files.runs}
+        kinds = {output_type(run) for run in self.files.runs}
         only = kinds.pop() if len(kinds) == 1 else "JSON"
         self.output_type = only
-        if strange := [run.run_id for run in self.files.runs if not run.type_known]:
+        if strange := [run.run_id for run in self.files.runs if not type_known(run.output_type)]:
             self.warnings.append(
                 "records.parquet has its outputs as JSON, because they cannot be typed: "
                 f"plan.json has an output_type that this version does not know (run {strange[0]})"
@@ -258,15 +259,15 @@ class Staging:
     def _lines(self) -> None:
         runs = self._ordered_runs()
         for run in runs:
-            if not run.manifest.exists():
-                raise CatalogError(f"run {run.run_id} has no manifest", where=str(run.manifest))
+            if not self.files.manifest(run).exists():
+                raise CatalogError(f"run {run.run_id} has no manifest", where=str(self.files.manifest(run)))
         names = ", ".join(literal(run.run_id) for run in runs)
         self.con.execute(f"CREATE TYPE run AS ENUM ({names})")
         columns = literal({"row": "BIGINT", "repeat": "INTEGER", "key": "VARCHAR"})
         self.con.execute(
             "CREATE TEMP TABLE manifest AS SELECT row_number() OVER () AS line,"
             " parse_filename(filename, true)::run AS run, row, repeat, key"
-            f" FROM read_csv({listed([run.manifest for run in runs])}, header = true, auto_detect = false, delim = ',',"
+            f" FROM read_csv({listed([self.files.manifest(run) for run in runs])}, header = true, auto_detect = false, delim = ',',"
             f" quote = '\"', filename = true, columns = {columns})"
         )
         # Nearly always every key has one answer, and then the answers are the chosen ones as they stand.
@@ -330,9 +331,9 @@ class Staging:
             """
         )
 
-    def _ordered_runs(self) -> list[Any]:
+    def _ordered_runs(self) -> list[PlanRun]:
         """Runs that read the same rows stand together, so that a slice of lines needs one data file."""
-        first: dict[Path, int] = {}
+        first: dict[str, int] = {}
         for number, run in enumerate(self.files.runs):
             first.setdefault(run.data, number)
         return sorted(self.files.runs, key=lambda run: first[run.data])
@@ -342,7 +343,9 @@ class Staging:
         if self.files.emptied:
             self.data_type = "JSON"
         else:
-            described = {path: self._described(path) for path in sorted({run.data for run in self.files.runs})}
+            described = {
+                path: self._described(path) for path in sorted({self.files.data(run) for run in self.files.runs})
+            }
             kinds = {str(kind) for kind, _ in described.values()}
             self.data_type = kinds.pop() if len(kinds) == 1 else "JSON"
             if self.data_type != "JSON":
@@ -405,7 +408,7 @@ class Staging:
         """Data file, first and last line, and the ranges of rows and answers that the lines between touch."""
         total = max(1, self._one("SELECT count(*) FROM line"))
         size = _clamp(_SLICE_BYTES * total // max(1, self._wide_bytes()), *_SLICE_LINES)
-        paths = {run.run_id: run.data for run in self.files.runs}
+        paths = {run.run_id: self.files.data(run) for run in self.files.runs}
         spans: dict[Path, tuple[int, int]] = {}
         for run, low, high in self.con.execute(
             "SELECT run::VARCHAR, min(line), max(line) FROM line GROUP BY run ORDER BY 2"
@@ -425,7 +428,8 @@ class Staging:
     def _wide_bytes(self) -> int:
         """About how many bytes the records hold: answers as JSON, and each run's rows."""
         decoded = sum(path.stat().st_size for path in self.files.decoded())
-        sizes = {run.data: run.data.stat().st_size * 4 for run in self.files.runs if run.data.exists()}
+        rows = {run.data: self.files.data(run) for run in self.files.runs}
+        sizes = {name: path.stat().st_size * 4 for name, path in rows.items() if path.exists()}
         return decoded + sum(sizes.get(run.data, 0) * run.repeats for run in self.files.runs)
 
     def _check(self) -> None:
@@ -434,12 +438,12 @@ class Staging:
             return
         states = self.states()
         for run in self.files.runs:
-            expected, found = run.rows * run.repeats, sum(states[run.run_id].values())
+            expected, found = run.records, sum(states[run.run_id].values())
             if expected != found:
                 raise CatalogError(
                     f"run {run.run_id} has {run.rows:,} rows x {run.repeats} repeats, but its files give"
                     f" {found:,} records: the plan's folder is damaged",
-                    where=str(run.manifest),
+                    where=str(self.files.manifest(run)),
                 )
 
 

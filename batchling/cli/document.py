@@ -16,7 +16,8 @@ from batchling.cli.shell import Shell
 def plain(value: Any) -> Any:
     """A value of the API as JSON values: dataclasses as objects, decimals and paths as text, NaN as null."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in fields(value) if not f.name.startswith("_")}
+        shown = (f for f in fields(value) if not f.name.startswith("_") and f.metadata.get("printed", True))
+        return {f.name: plain(getattr(value, f.name)) for f in shown}
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset):

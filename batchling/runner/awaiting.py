@@ -202,14 +202,11 @@ def _hold(session: Session, plan: str, before: str, keys: set[str]) -> str:
 
 def _schemas(session: Session) -> dict[int, str]:
     """Position → hash of the plan's schemas; plans of 0.1.0 have no hashes."""
-    runs = session.folder.load(session.disk)["runs"]
-    return {run["schema_index"]: run["schema_sha256"] for run in runs if run.get("schema_sha256")}
+    return session.folder.load(session.disk).schema_hashes
 
 
 def _where(session: Session, lane: int) -> tuple[str, str, str, str]:
-    document = session.folder.load(session.disk)
-    entry = document["lanes"][lane]
-    return entry["provider"], entry["base_url"], entry["endpoint"], entry["model"]
+    return session.folder.load(session.disk).lanes[lane].place
 
 
 def _write_index(session: Session, path: Path, entries: list[IndexEntry]) -> None:

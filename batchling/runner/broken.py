@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from batchling.journal import decode, read
 from batchling.ledger import InvariantError, State, apply
 from batchling.models import KEY_LENGTH
 from batchling.packing import KeySet
+from batchling.plan_document import PlanDocument
 from batchling.runner.folder import PlanFolder, folders, shard_numbers
 from batchling.runner.sealing import check_seal
 from batchling.runner.shards import chunks, read_index
@@ -153,7 +154,7 @@ def _shown(disk: Disk, folder: PlanFolder) -> tuple[State, list[dict[str, Any]]]
     return state, events
 
 
-def check_files(disk: Disk, folder: PlanFolder, state: State, document: Mapping[str, Any]) -> None:
+def check_files(disk: Disk, folder: PlanFolder, state: State, document: PlanDocument) -> None:
     """Whether the files that an unfinished plan needs to resume are there.
 
     Raises:
@@ -163,16 +164,16 @@ def check_files(disk: Disk, folder: PlanFolder, state: State, document: Mapping[
     requests = set(disk.names(folder.requests))
     wanted = [path for name in sorted(state.awaits) for path in (folder.held(name), folder.held_index(name))]
     for shard in state.open_shards():
-        if shard.lane >= len(document["lanes"]):
+        if shard.lane >= len(document.lanes):
             raise _broken(folder, folder.document, f"it has no lane {shard.lane}, and shard {shard.number} is of it")
         wanted += [folder.shard(shard.number), folder.index(shard.number)]
     missing = next((path for path in wanted if path.name not in requests), None)
     if missing is None:
         manifest = set(disk.names(folder.manifest))
-        lists = [folder.manifest / f"{run['run_id']}.csv" for run in document["runs"]]
+        lists = [folder.manifest / f"{run.run_id}.csv" for run in document.runs]
         missing = next((path for path in lists if path.name not in manifest), None)
     if missing is None:
-        rows = [folder.path / str(run["data"]) for run in document["runs"]]
+        rows = [folder.path / run.data for run in document.runs]
         missing = next((path for path in dict.fromkeys(rows) if not disk.exists(path)), None)
     if missing is not None:
         raise _broken(folder, missing, f"{missing.parent.name}/{missing.name} is missing")

@@ -141,7 +141,7 @@ def _judged_before(
         if not disk.exists(theirs.document):
             continue
         try:
-            known = {run["schema_index"]: run.get("schema_sha256") for run in theirs.load(disk)["runs"]}
+            known = theirs.load(disk).schema_hashes
         except UsageError:  # a plan that cannot be read stops no other: the answers are judged here
             continue
         stem = file.removesuffix(".jsonl").removesuffix(".output").removesuffix(".errors")

@@ -7,7 +7,7 @@ that a person gave up. Both stay in their plan's journal, so every later plan ca
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from batchling.disk import Disk
@@ -15,32 +15,10 @@ from batchling.errors import BatchlingError
 from batchling.journal import read
 from batchling.ledger import Attempt, InvariantError, Phase, Shard, replay
 from batchling.packing import KeySet
+from batchling.plan_document import Doubt
 from batchling.runner.folder import PlanFolder, folders
 from batchling.runner.reading import is_lost, said
 from batchling.runner.shards import read_index
-
-
-@dataclass(frozen=True, slots=True)
-class Doubt:
-    """Rows of one batch that may have been paid and were not received.
-
-    Attributes:
-        rows: requests, equal ones once.
-        batch_id: None when it is not known whether there is a batch.
-        given_up: a person gave the batch up; else its files did not arrive whole.
-    """
-
-    plan_id: str
-    shard: int
-    attempt: int
-    batch_id: str | None
-    rows: int
-    given_up: bool = False
-
-    @property
-    def place(self) -> str:
-        """`shard 1 batch batch_…`."""
-        return f"shard {self.shard}" + (f" batch {self.batch_id}" if self.batch_id else "")
 
 
 def doubts_of(plan_id: str, shard: Shard, attempt: Attempt, rows: int) -> Doubt:
@@ -112,19 +90,9 @@ class Doubts:
         self.again += again
         return again
 
-    def document(self) -> list[dict[str, Any]]:
-        """For plan.json."""
-        return [
-            {
-                "plan_id": doubt.plan_id,
-                "shard": doubt.shard,
-                "attempt": doubt.attempt,
-                "batch_id": doubt.batch_id,
-                "rows": rows,
-                "given_up": doubt.given_up,
-            }
-            for doubt, rows in self.found.items()
-        ]
+    def counted(self) -> tuple[Doubt, ...]:
+        """What is left out, each with how many rows it was found to be."""
+        return tuple(replace(doubt, rows=rows) for doubt, rows in self.found.items())
 
 
 def doubts_for(disk: Disk, runs: Any, identity: str, *, reopened: bool) -> Doubts:

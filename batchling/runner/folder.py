@@ -8,49 +8,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from batchling import limits
+from batchling import plan_document
 from batchling.disk import Disk
 from batchling.errors import DiskError, JournalError
-
-_DOCUMENT: dict[str, type | tuple[type, ...]] = {
-    "experiment": str,
-    "created_at": (int, float),
-    "command": str,
-    "simulated": bool,
-    "requests": int,
-    "cached": int,
-    "lanes": list,
-    "runs": list,
-}
-_LANE: dict[str, type | tuple[type, ...]] = {
-    "lane": int,
-    "provider": str,
-    "endpoint": str,
-    "model": str,
-}
-_RUN: dict[str, type | tuple[type, ...]] = {
-    "run_id": str,
-    "lane": int,
-    "overrides": list,
-    "config": dict,
-    "data": str,
-    "rows": int,
-    "repeats": int,
-    "provider": str,
-    "model": str,
-    "columns": list,
-    "schema_index": int,
-}
-"""What plan.json must say for a plan to be read, since the first version."""
+from batchling.plan_document import PlanDocument
 
 _PLAN_ID = re.compile(r"\d{8}-\d{6}-.+-[0-9a-f]{6}")
-
-_INSIDE = re.compile(r"[\w+~-][\w.+~-]*")
-
-LARGEST_DOCUMENT = 512 << 20
-"""Bytes of plan.json beyond which it is not read; a sweep of 100,000 runs has about half of that."""
 
 MOMENT = "%Y%m%d-%H%M%S"
 """How a plan's id begins, in UTC."""
@@ -157,35 +121,21 @@ class PlanFolder:
         """Where in the raw files the lines are that answer nothing of this shard: kind, file, offset, length."""
         return self.responses / f"{shard:04d}.{attempt}.strays.jsonl"
 
-    def load(self, disk: Disk) -> dict[str, Any]:
+    def load(self, disk: Disk) -> PlanDocument:
         """plan.json.
 
         Raises:
             JournalError: it is missing, no JSON, of another version, or without what every plan says of itself.
         """
         try:
-            if disk.size(self.document) > LARGEST_DOCUMENT:
+            if disk.size(self.document) > plan_document.LARGEST:
                 raise self._unreadable("plan.json is too large")
-            document = limits.own(disk.read(self.document))
+            return plan_document.read(disk.read(self.document))
+        except plan_document.Unreadable as error:
+            raise self._unreadable(str(error)) from error
         except (DiskError, OSError, ValueError) as error:
             words = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
             raise self._unreadable(f"plan.json {words}") from error
-        if not isinstance(document, dict):
-            raise self._unreadable("plan.json is no JSON object")
-        if document.get("version") != 1:
-            raise self._unreadable(f"plan.json is of another version of batchling ({document.get('version')!r})")
-        for name, kind in _DOCUMENT.items():
-            if not isinstance(document.get(name), kind):
-                raise self._unreadable(f"plan.json has {name} {document.get(name)!r}"[:200])
-        for name, fields in (("lanes", _LANE), ("runs", _RUN)):
-            for entry in document[name]:
-                for field, kind in fields.items():
-                    if not isinstance(entry, dict) or not isinstance(entry.get(field), kind):
-                        raise self._unreadable(f"plan.json has no readable {field} in one of its {name}")
-        for run in document["runs"]:
-            if not (_INSIDE.fullmatch(run["run_id"]) and _INSIDE.fullmatch(run["data"].removeprefix("data/"))):
-                raise self._unreadable("plan.json names a file outside the plan")
-        return document
 
     def _unreadable(self, what: str) -> JournalError:
         return JournalError(

@@ -15,8 +15,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from batchling import catalog, limits, source
 from batchling.clock import Clock
 from batchling.collect import lines
@@ -26,6 +24,7 @@ from batchling.journal import Journal
 from batchling.ledger import Phase, State
 from batchling.models import ANSWERED, RowState
 from batchling.packing import KeySet, plan_id, plan_identity
+from batchling.plan_document import PlanDocument, PlanLane, PlanRun
 from batchling.request import repair_key
 from batchling.runner.broken import Unreadable, may_have, plans, survey, whole
 from batchling.runner.broken import name as tell
@@ -555,9 +554,8 @@ def _create(
     folder = PlanFolder(work / name)
     for part in (folder.path, folder.requests, folder.responses, folder.manifest, folder.source):
         disk.make_folder(part)
-    run_ids = [f"{folder.tail}-{number:02d}" for number in range(1, len(made.points) + 1)]
     shapes = [lane.shape() for lane in made.lanes]
-    sink = FolderSink(disk, folder, shapes, run_ids)
+    sink = FolderSink(disk, folder, shapes, run_ids(made, name))
     totals = compile_requests(made.points, made.lanes, made.snapshots, known, sink, sized=room(made, runs, large))
     shards = sink.finish()
     for shard in shards:
@@ -565,10 +563,9 @@ def _create(
     refuse_over_budget(made, totals)
     _ask_again(known, totals, again)
     sources = write_sources(disk, folder, made)
-    document = plan_document(made, folder, run_ids, totals, command, now)
-    document["doubtful"] = known.doubts.document()
-    document["doubted"] = known.doubts.again
-    written = orjson.dumps(document, option=orjson.OPT_INDENT_2)
+    made_with = provenance(made.points[0].spec.root)
+    document = plan_document(made, known, totals, now=now, plan_id=name, command=command, **made_with)
+    written = document.write()
     write_file(disk, folder.document, written)
     write_file(disk, folder.path / "identity", made.identity.encode())
     if totals.cached or known.doubts.found:
@@ -670,81 +667,80 @@ def why_unknown(model: str, provider: str, *, priced: bool, counted: bool) -> st
     return f"answers of {model} have no limit: set model.max_output_tokens"
 
 
+def run_ids(made: Draft, plan_id: str) -> list[str]:
+    """The end of the plan's id, and a number."""
+    return [f"{plan_id[-6:]}-{number:02d}" for number in range(1, len(made.points) + 1)]
+
+
 def plan_document(
-    made: Draft, folder: PlanFolder, run_ids: Sequence[str], totals: Totals, command: str, now: float
-) -> dict[str, Any]:
-    """plan.json: resolved configs, versions, git state, data hashes, prices. No secret: configs only name keys."""
+    made: Draft, known: Known, totals: Totals, *, now: float, plan_id: str = "", **made_with: Any
+) -> PlanDocument:
+    """The plan as it is shown and written: resolved configs, versions, git state, data hashes, prices.
 
-    def usd(value: Decimal | None) -> str | None:
-        return None if value is None else str(value)
-
-    from dataclasses import asdict
-
+    Args:
+        plan_id: empty for a plan that is not made.
+        made_with: `command`, and what `provenance` says; nothing for a plan that is not made.
+    """
     runs = []
-    for run_id, point, rows in zip(run_ids, made.points, totals.rows_of, strict=True):
+    for run_id, point, rows in zip(run_ids(made, plan_id), made.points, totals.rows_of, strict=True):
         config = point.spec.config
         snapshot = made.snapshots[point.data_key]
         runs.append(
-            {
-                "run_id": run_id,
-                "lane": point.lane,
-                "overrides": list(point.spec.overrides),
-                "config": point.spec.document,
-                "config_sha256": point.config_sha256,
-                "prompt_sha256": point.prompt_sha256,
-                "data_sha256": snapshot.sha256,
-                "data": f"data/{snapshot.path.name}",
-                "rows": rows // config.repeats,
-                "repeats": config.repeats,
-                "provider": config.provider.name,
-                "model": config.model.id,
-                "endpoint": config.model.endpoint,
-                "price": None if point.price is None else asdict(point.price),
-                "columns": [c.name for c in snapshot.columns],
-                "schema": None if point.schema is None else point.schema.json_schema,
-                "schema_index": point.schema_index,
-                "schema_sha256": point.schema_sha256,
-                "repairs_once": True,
-                "output_type": output_type(point),
-                "data_type": data_type(snapshot),
-                "metrics": dict(config.metrics),
-                "tokens": point.counter.name,
-            }
+            PlanRun(
+                run_id=run_id,
+                lane=point.lane,
+                overrides=tuple(point.spec.overrides),
+                config=point.spec.document,
+                config_sha256=point.config_sha256,
+                prompt_sha256=point.prompt_sha256,
+                data_sha256=snapshot.sha256,
+                data=f"data/{snapshot.path.name}",
+                rows=rows // config.repeats,
+                repeats=config.repeats,
+                provider=config.provider.name,
+                model=config.model.id,
+                endpoint=config.model.endpoint,
+                price=point.price,
+                columns=tuple(c.name for c in snapshot.columns),
+                schema=None if point.schema is None else point.schema.json_schema,
+                schema_index=point.schema_index,
+                schema_sha256=point.schema_sha256,
+                repairs_once=True,
+                output_type=output_type(point),
+                data_type=data_type(snapshot),
+                metrics=dict(config.metrics),
+                tokens=point.counter.name,
+            )
         )
-    lanes = []
-    for lane, tally in zip(made.lanes, totals.lanes, strict=True):
-        provider, base_url, path, model = lane_identity(lane)
-        lanes.append(
-            {
-                "lane": lane.number,
-                "provider": provider,
-                "base_url": base_url,
-                "endpoint": path,
-                "model": model,
-                "requests": tally.requests,
-                "input_tokens": tally.input_tokens,
-                "learned_tokens": lane.learned_tokens,
-                "learned_requests": lane.learned_requests,
-            }
+    lanes = [
+        PlanLane(
+            lane.number,
+            *lane_identity(lane),
+            requests=tally.requests,
+            input_tokens=tally.input_tokens,
+            learned_tokens=lane.learned_tokens,
+            learned_requests=lane.learned_requests,
         )
-    return {
-        "version": 1,
-        "plan_id": folder.plan_id,
-        "identity": made.identity,
-        "experiment": made.name,
-        "created_at": now,
-        "command": command,
-        "simulated": made.simulated,
-        **provenance(made.points[0].spec.root),
-        "requests": totals.requests,
-        "cached": totals.cached,
-        "duplicates": totals.duplicates,
-        "awaiting": totals.awaiting,
-        "estimated_usd": usd(estimate_usd(made, totals)),
-        "estimated_usd_max": usd(worst_usd(totals)),
-        "lanes": lanes,
-        "runs": runs,
-    }
+        for lane, tally in zip(made.lanes, totals.lanes, strict=True)
+    ]
+    return PlanDocument(
+        plan_id=plan_id,
+        identity=made.identity,
+        experiment=made.name,
+        created_at=now,
+        simulated=made.simulated,
+        **({"command": "", "python": None, "packages": {}, "git": {}} | made_with),
+        requests=totals.requests,
+        cached=totals.cached,
+        duplicates=totals.duplicates,
+        awaiting=totals.awaiting,
+        estimated_usd=estimate_usd(made, totals),
+        estimated_usd_max=worst_usd(totals),
+        lanes=tuple(lanes),
+        runs=tuple(runs),
+        doubtful=known.doubts.counted(),
+        doubted=known.doubts.again,
+    )
 
 
 def forget(disk: Disk, folder: PlanFolder) -> None:

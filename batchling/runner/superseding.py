@@ -39,13 +39,13 @@ def superseded(disk: Disk, runs: Path, newer: PlanFolder) -> list[Superseded]:
 
     A key is wanted when the new plan has it, or any unfinished plan that is not superseded itself.
     """
-    name = newer.load(disk)["experiment"]
+    name = newer.load(disk).experiment
     older: list[tuple[PlanFolder, State]] = []
     wanted = [wanted_keys(disk, newer)]
     for folder, state in unfinished(disk, runs):
         if folder.plan_id == newer.plan_id:
             continue
-        if folder.plan_id < newer.plan_id and folder.load(disk)["experiment"] == name:
+        if folder.plan_id < newer.plan_id and folder.load(disk).experiment == name:
             older.append((folder, state))
         else:
             wanted.append(wanted_keys(disk, folder))

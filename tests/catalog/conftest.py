@@ -156,7 +156,9 @@ class Plan:
             "provider": lane["provider"],
             "model": lane["model"],
             "endpoint": "chat",
+            "columns": [],
             "schema": None,
+            "schema_index": 0,
             "metrics": run.metrics,
             "output_type": run.output_type,
         }

@@ -112,11 +112,7 @@ class Decoded:
     def answers(self, lane: CacheLane) -> Iterator[Answer]:
         found: dict[str, tuple[tuple[int, bool, int, int], dict[str, Any], str]] = {}
         for age, folder in enumerate(folders(self.disk, self.runs)):
-            lanes = [
-                number
-                for number, each in enumerate(folder.load(self.disk)["lanes"])
-                if (each["provider"], each["base_url"], each["endpoint"], each["model"]) == lane
-            ]
+            lanes = [number for number, each in enumerate(folder.load(self.disk).lanes) if each.place == lane]
             lane_of = _lanes(self.disk, folder)
             for document in decoded(self.disk, folder):
                 if document["file"] is None or lane_of(document) not in lanes:
@@ -495,12 +491,12 @@ class House:
     def _variant(self, folder: PlanFolder) -> Variant:
         if folder.plan_id not in self.made:  # its process died before it could say what it had made
             experiment = folder.load(self.disk)
-            models = {lane["model"] for lane in experiment["lanes"]}
+            models = {lane.model for lane in experiment.lanes}
             self.made[folder.plan_id] = next(
                 v
                 for v in variants()
                 if {lane.model for lane in v.lanes} == models
-                and [p.config_sha256 for p in v.points] == [run["config_sha256"] for run in experiment["runs"]]
+                and [p.config_sha256 for p in v.points] == [run.config_sha256 for run in experiment.runs]
             )
         return self.made[folder.plan_id]
 

@@ -22,7 +22,7 @@ from batchling.printable import printable
 
 if TYPE_CHECKING:
     from batchling.catalog import QueryResult, Reference
-    from batchling.runner.doubts import Doubt
+    from batchling.plan_document import Doubt
 
 _MEASURED = 1_000
 """Rows that a table's columns are measured by; later ones may stand out of line."""
