@@ -135,6 +135,11 @@ class PlanRun:
         return self.rows * self.repeats
 
     @property
+    def pretend(self) -> bool:
+        """Its price is made up: `provider.engine.pretend`."""
+        return self.price is not None and self.price.source.startswith("pretend")
+
+    @property
     def override_text(self) -> str:
         """The overrides as they would be typed."""
         return shlex.join(self.overrides)

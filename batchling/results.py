@@ -71,7 +71,7 @@ class Results:
     @property
     def pretend(self) -> bool:
         """Their cost is made up too: `provider.engine.pretend`."""
-        return any((run["price"] or {}).get("source", "").startswith("pretend") for run in self._document["runs"])
+        return any(run.pretend for run in self._document.runs)
 
     @property
     def run_ids(self) -> tuple[str, ...]:
