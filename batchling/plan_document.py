@@ -137,7 +137,7 @@ class PlanRun:
     @property
     def pretend(self) -> bool:
         """Its price is made up: `provider.engine.pretend`."""
-        return self.price is not None and self.price.source.startswith("pretend")
+        return self.price is not None and self.price.pretend
 
     @property
     def override_text(self) -> str:
