@@ -330,7 +330,7 @@ class BudgetConfig(Section):
 
 
 class RetryConfig(Section):
-    """What is asked again by itself."""
+    """What is asked again automatically."""
 
     attempts: PositiveInt = Field(
         default=3, description="Times a row is asked at most: the first time, retries and repairs together."

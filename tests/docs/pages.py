@@ -12,6 +12,16 @@ ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
 
 
+WALKTHROUGHS = (
+    "tutorials/decision.md",
+    "tutorials/hydra.md",
+    "howto/recipes.md",
+    "howto/notebooks.md",
+    "troubleshooting.md",
+)
+"""Pages that `test_walkthroughs` follows from top to bottom: what is on them is run, so it is not checked piece by piece."""
+
+
 class Block(NamedTuple):
     """A fenced block: where it begins, its language, its text."""
 
@@ -36,6 +46,11 @@ def blocks(*languages: str) -> Iterator[Block]:
             if found[2] in languages:
                 line = text.count("\n", 0, found.start()) + 1
                 yield Block(f"{path.relative_to(ROOT).as_posix()}:{line}", found[2], textwrap.dedent(found[3]))
+
+
+def followed(where: str) -> bool:
+    """Whether a place is on a page of `WALKTHROUGHS`."""
+    return where.partition(":")[0].removeprefix("docs/") in WALKTHROUGHS
 
 
 def commands() -> Iterator[tuple[str, str]]:

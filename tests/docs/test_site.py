@@ -138,7 +138,7 @@ def test_sections_come_in_the_order_in_which_they_are_read(site: Path) -> None:
     html = (site / "index.html").read_text(encoding="utf-8")
     tabs = html.partition('class="md-tabs__list"')[2].partition("</ul>")[0]
     names = [re.sub(r"<.*?>", "", found).strip() for found in re.findall(r"<a.*?</a>", tabs, re.S)]
-    assert names == ["Start", "How-to", "Providers", "Reference", "Explanation", "Decisions"]
+    assert names == ["Start", "Tutorials", "How-to", "Providers", "Reference", "Explanation", "Decisions"]
 
 
 def test_pages_have_search_a_switch_for_dark_mode_and_copy_buttons(site: Path) -> None:

@@ -131,7 +131,7 @@ def serve_command(
     """An OpenAI-compatible Files and Batches server on loopback, its state on disk.
 
     Point any OpenAI client at the base URL that it prints, with the token as its API key. With --engine http it gives a Batch API to any
-    synchronous endpoint (Ollama, vLLM, llama.cpp, LM Studio). Kill it and start it again: batches go on.
+    synchronous endpoint (Ollama, vLLM, llama.cpp, LM Studio). Kill it and start it again: its batches continue.
     """
     from batchling.local.options import ServerOptions
     from batchling.local.server import serve
