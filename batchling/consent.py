@@ -103,7 +103,7 @@ class Consent:
             content = file.read()
         if status.st_uid != os.geteuid() or status.st_mode & 0o022:
             raise ConfigError(
-                "others could have written the file that remembers where keys may go, so it is not believed",
+                "others could have written the file that remembers where keys may go, so it is ignored",
                 where=str(self.path),
                 next_command=f"look at it, then: chmod 600 {self.path}   (or delete it)",
             )
@@ -176,7 +176,7 @@ def _append(folder: Path, line: str) -> None:
     make_folders(folder)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or not _is_mine(found):
-        raise PermissionError(13, "it is somebody else's", str(folder))
+        raise PermissionError(13, "it belongs to someone else", str(folder))
     lock = open_lock(folder / "plans.lock")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -107,7 +107,7 @@ def waits(
         found.append(_to_send(state, unsent, now, plan_id, policy, out=bool(found)))
     for name in sorted(state.awaits):
         other = name.partition("~")[0]
-        what = f"answers that plan {other} is buying"
+        what = f"answers that plan {other} is paying for"
         found.append(Wait(what, state.created_ts or None, None, heard, f"batchling cancel {other}"))
     return found
 
@@ -148,7 +148,7 @@ def _wait(
             again = pace.due.get(("collect", *place))
             return Wait(what, attempt.ended_at, pace.ends.get(place), heard, drop, shard.number, batch_id, again)
         case Phase.CREATING:
-            what = f"word of whether the provider made a batch of shard {shard.number}"
+            what = f"confirmation that the provider made a batch of shard {shard.number}"
             again = pace.due.get(("recover", *place))
             return Wait(what, attempt.intent_at, None, heard, drop, shard.number, again=again)
         case Phase.FENCED:

@@ -432,7 +432,7 @@ def _notes(
     up: Sequence[str],
     down: Sequence[str],
 ) -> list[str]:
-    goals = [*up, *(f"{name} (less is better)" for name in down)] or ["the share of rows that are ok"]
+    goals = [*up, *(f"{name} (lower is better)" for name in down)] or ["the share of rows that are ok"]
     priced = all(point.usd_per_1000 is not None for point in points)
     goals += ["cost"] if priced else []
     notes = [f"* no other point is at least as good in {', '.join(goals)}, and better in one of them"]

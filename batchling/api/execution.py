@@ -439,7 +439,7 @@ def outcome(workspace: Workspace, folder: PlanFolder, state: State, reason: str,
             )
             continue
         details.append(
-            f"it waits for answers that plan {other} is buying; resume that one (batchling watch {other}), "
+            f"it is waiting for answers that plan {other} is paying for; resume that one (batchling watch {other}), "
             f"or cancel it (batchling cancel {other})"
         )
     if reason == "refused" and not state.fatal:
@@ -556,7 +556,7 @@ def _remarks(workspace: Workspace, folder: PlanFolder) -> Iterator[str]:
             n = event["given_up"]
             yield (
                 f"{n:,} request{'' if n == 1 else 's'} that were given up in plan {awaited_plan(event['plan_id'])} were "
-                "sent here: should that plan's batch have run after all, they are paid twice"
+                "sent here: if that plan's batch ran after all, they are paid for twice"
             )
         if event["kind"] == "closed" and event.get("blotted"):
             n = event["blotted"]

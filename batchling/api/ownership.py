@@ -56,7 +56,7 @@ def take(workspace: Workspace, folder: PlanFolder, document: PlanDocument, *, se
         sends: it would be driven: without a yes only where that reaches nothing but the embedded server.
 
     Returns:
-        False: it is somebody else's, and can be used without running its code.
+        False: it belongs to someone else, and can be used without running its code.
 
     Raises:
         RefusedError: it would send something, and nobody said yes.

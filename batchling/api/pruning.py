@@ -65,7 +65,7 @@ def prune_in(
     notes: list[str] = []
     for old in left:
         name = old.folder.plan_id
-        what = f"{_batches(len(old.shards))} ({old.requests:,} requests) of {name}, which no plan wants any more"
+        what = f"{_batches(len(old.shards))} ({old.requests:,} requests) of {name}, which no plan needs any more"
         if agree is not None and not agree(what):
             notes.append(f"not cancelled: {what}")
             continue
@@ -86,7 +86,7 @@ def prune_in(
         plans.append(old.folder)
         notes.append(f"cancelled: {_batches(len(now.shards))} ({now.requests:,} requests) of {name}")
         if not done:
-            notes.append(f"{name}: the provider has not heard of every cancellation yet: batchling watch {name}")
+            notes.append(f"{name}: the provider has not confirmed every cancellation yet: batchling watch {name}")
     return Pruned(tuple(plans), tuple(notes))
 
 

@@ -371,7 +371,7 @@ def run_specs(
     warnings = [*_not_asked_again(opened_plan, fresh=fresh, retry=retry), *pruned.notes]
     if opened_plan.totals is not None:
         warnings += [
-            f"{n:,} of these requests may have been bought in plan {plan} as well: should they have run there, they are paid twice"
+            f"{n:,} of these requests may have been bought in plan {plan} as well: if they ran there, they are paid for twice"
             for plan, n in opened_plan.totals.doubtful.items()
         ]
     if pruned.plans and not detach:
@@ -411,7 +411,7 @@ def _ask(session: Session, threshold: Decimal, confirm: Confirm | None) -> None:
         each = f"{doubted:,} of which may have been paid for and " + ("was" if doubted == 1 else "were")
         what += f", {each} not received,"
     if confirm is None or not confirm(what, worst):
-        cost_text = "a price that is not known" if worst is None else f"up to {worst:.4f} USD"
+        cost_text = "an unknown price" if worst is None else f"up to {worst:.4f} USD"
         raise RefusedError(
             f"not confirmed: {what} for {cost_text}; nothing was sent",
             next_command="run the same command with --yes (from Python: confirm=lambda what, usd: True)"
@@ -590,13 +590,13 @@ def resolve(
             parked = [number for number in parked if number == shard]
         if not parked:
             raise UsageError(
-                f"nothing is parked in {folder.plan_id}" + (f" with shard {shard}" if shard is not None else ""),
+                f"nothing needs a decision in {folder.plan_id}" + (f" with shard {shard}" if shard is not None else ""),
                 next_command=f"batchling status {folder.plan_id}",
             )
         if decision == "adopt":
             if len(parked) > 1:
                 raise UsageError(
-                    f"shards {', '.join(map(str, parked))} are parked: say which", next_command="--shard N"
+                    f"shards {', '.join(map(str, parked))} need a decision: say which", next_command="--shard N"
                 )
             if not batch_id:
                 raise UsageError("--adopt needs the batch's id")

@@ -233,14 +233,14 @@ def _get(session: Session, group: str, batch_id: str) -> Batch | None:
         if error.status is None:
             raise
         session.unread[batch_id] = session.clock.now() + ASK_AGAIN_SECONDS
-        session.observer.trouble(session, f"batch {batch_id} is listed, and cannot be read", error, 0.0)
+        session.observer.trouble(session, f"batch {batch_id} is listed but cannot be read", error, 0.0)
         return None
     session.unread.pop(batch_id, None)
     return batch
 
 
 def _is_known_foreign(session: Session, batch_id: str) -> bool:
-    """A GET of it said that it is somebody else's, not long ago."""
+    """A GET of it said that it belongs to someone else, not long ago."""
     return session.unread.get(batch_id, 0.0) > session.clock.now() + ASK_AGAIN_SECONDS
 
 

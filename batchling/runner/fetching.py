@@ -207,7 +207,7 @@ def _give_up_or_raise(session: Session, kit: LaneKit, file_id: str, error: CallE
         if stays(session, f"{file_id} refused", KEY_LOOKS, 0.0):
             raise ProviderError(
                 f"the provider refuses to hand out file {file_id}: {error.message}",
-                next_command="put the key right, then: batchling watch",
+                next_command="correct the key, then: batchling watch",
             ) from error
     elif isinstance(error, CallRefused):
         if stays(session, f"{file_id} refused", REFUSED_LOOKS, REFUSED_SECONDS):

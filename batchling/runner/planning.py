@@ -220,7 +220,7 @@ def _check_budget_is_countable(point: Point) -> None:
     if config.budget.usd is not None and config.tokens == "off":
         raise ConfigError(
             "budget.usd needs counted tokens, and tokens is off",
-            next_command="set tokens=auto, or take the budget away",
+            next_command="set tokens=auto, or remove the budget",
         )
 
 
@@ -602,7 +602,7 @@ def _ask_again(known: Known, totals: Totals, again: Again | None) -> None:
             raise RefusedError(
                 f"{what}: sent again, they may be paid twice; nothing was sent",
                 where=where,
-                next_command=f"batchling doctor; to send them all the same, give that plan up: batchling rm {plan} --force",
+                next_command=f"batchling doctor; to send them anyway, give that plan up: batchling rm {plan} --force",
             )
 
 

@@ -230,7 +230,7 @@ def make_ready(specs: Sequence[Spec]) -> tuple[list[Point], list[LanePlan]]:
     """Points in order, and the lanes that they share.
 
     Raises:
-        SchemaError: a schema that strict mode cannot say.
+        SchemaError: a schema that strict mode cannot express.
     """
     points: list[Point] = []
     lanes: dict[tuple[Any, ...], LanePlan] = {}
@@ -306,7 +306,7 @@ def _check_pretend(points: Sequence[Point]) -> None:
     if pretending and paying:
         raise ConfigError(
             f"{pretending[0].spec.config.model.id} has a pretend price and {paying[0].spec.config.model.id} a real one: "
-            "their costs cannot stand in one plan",
+            "one plan cannot add up their costs",
             next_command="run them as two plans, or set provider=local provider.engine.pretend for all of them",
         )
 

@@ -158,7 +158,7 @@ def check_refused(session: Session) -> None:
         raise ProviderError(
             f"the provider refuses to show our batches any longer: {look.error.message}",
             where=session.kit(shard).lane.group,
-            next_command=f"put the key right, then: batchling watch {plan_id}"
+            next_command=f"correct the key, then: batchling watch {plan_id}"
             if look.error.status in (401, 403)
             else again,
         ) from look.error
@@ -320,7 +320,7 @@ def _is_over(session: Session, kit: LaneKit, shard: Shard, attempt: Attempt, bat
             return False
         # Every answer is there, whatever the word for it (BerriAI/litellm#37156: `complete`).
         error = CallError(f"its status is {batch.status!r}, and it has all {shard.rows:,} answers and their files")
-        session.observer.trouble(session, f"{where} is over in other words", error, 0.0)
+        session.observer.trouble(session, f"{where} ended with a status that batchling does not know", error, 0.0)
         wait = WORD_SECONDS if batch.status not in RUNNING else kit.grace_seconds
         return stays(session, f"{where} is full", WORD_LOOKS, wait)
     wordless = batch.status == "failed" and not (batch.errors or batch.output_file_id or batch.error_file_id)

@@ -63,11 +63,11 @@ def _of_schema(point: Point) -> Iterator[str]:
     if form == "fields":
         return
     if unknown := schema.unknown(compiled.json_schema):
-        yield f"keywords that JSON Schema does not know mean nothing: {', '.join(unknown)}{where}"
+        yield f"keywords that JSON Schema does not know have no effect: {', '.join(unknown)}{where}"
     if compiled.strict_schema is not None:
         for path in schema.open_objects(compiled.json_schema):
             yield (
-                f"{path} allows more fields than it names, and strict mode cannot say that: the model is told to send"
+                f"{path} allows more fields than it names, and strict mode cannot express that: the model is told to send"
                 f" no others{where}"
             )
 
@@ -82,14 +82,14 @@ def _of_prompt(point: Point, columns: list[str]) -> Iterator[str]:
             yield told + (f" [{place}]" if place else "")
     if engine == "format":
         for name in mistakable([text for _, text in texts], columns):
-            yield f"{{{name}}} is sent as it stands: a name with braces is no placeholder; give the column another name with data.sql"
+            yield f"{{{name}}} is sent as it stands: a name with braces is not a placeholder; give the column another name with data.sql"
 
 
 def _of_rows(point: Point, observed: Observed) -> Iterator[str]:
     config = point.spec.config
     if observed.asks_the_same:
         why = "repeats" if config.repeats > 1 else "dedupe: false" if not config.dedupe else "one row"
-        yield f"the prompt uses no column: every request asks the same ({why})"
+        yield f"the prompt uses no column: every request asks the same question ({why})"
     for name, rows in observed.blank.items():
         yield f"{name} is empty or null in {rows.count:,} of {observed.rows:,} rows ({rows}); data.where leaves them out"
     if observed.repeated.count and not observed.asks_the_same:

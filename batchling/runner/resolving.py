@@ -54,7 +54,7 @@ def adopt(session: Session, shard: int, batch_id: str, *, force: bool = False) -
         if not force:
             raise UnfinishedError(
                 f"the provider cannot be asked about batch {batch_id}: {error.message}",
-                next_command="type the same command again later",
+                next_command="run the same command again later",
             ) from error
     if batch is not None and not force and not _is_of(session, found, attempt, batch):
         if not session.kit(found).lane.marked:
@@ -119,7 +119,7 @@ def resubmit(session: Session, shard: int) -> bool:
     except CallError as error:
         raise UnfinishedError(
             f"the provider cannot be asked about shard {shard}: {error.message}",
-            next_command="type the same command again later",
+            next_command="run the same command again later",
         ) from error
     session.record({"kind": "absent", "shard": shard, "attempt": attempt.number, "by": "person"})
     return True
@@ -164,7 +164,7 @@ def let_go(session: Session, shard: int | None) -> None:
     out = sorted({s.number for s, a in state.attempts() if a.phase in UNRESOLVED})
     if shard is None:
         if len(out) > 1:
-            raise UsageError(f"shards {_numbers(out)} are out: say which", next_command="--shard N")
+            raise UsageError(f"shards {_numbers(out)} are still running: say which", next_command="--shard N")
         shard = out[0] if out else 0
     found = state.shards.get(shard)
     left = [] if found is None or found.replanned else [a for a in found.attempts if a.phase not in OVER]
@@ -172,7 +172,7 @@ def let_go(session: Session, shard: int | None) -> None:
         left = [a for a in found.attempts if a.phase in UNRESOLVED]
     if found is None or not left:
         raise UsageError(
-            (f"nothing of shard {shard} is left to give up" if shard else "nothing is left to give up")
+            (f"nothing of shard {shard} is left to give up" if shard else "there is nothing left to give up")
             + f"; out: {_numbers(out)}",
             where=session.folder.plan_id,
             next_command=_status(session),
@@ -243,7 +243,7 @@ def _check_lost(session: Session, shard: Shard, attempt: Attempt) -> None:
     raise UsageError(
         f"the provider shows batch {batch.id} ({batch.status}): it may still bring answers",
         where=f"shard {shard.number}",
-        next_command=f"batchling cancel {session.folder.plan_id}, or add --force to give it up all the same",
+        next_command=f"batchling cancel {session.folder.plan_id}, or add --force to give it up anyway",
     )
 
 
@@ -253,7 +253,7 @@ def _parked(session: Session, shard: int) -> tuple[Shard, Attempt]:
         if found.number == shard:
             return found, attempt
     raise UsageError(
-        f"shard {shard} does not wait for a decision; parked: {_numbers(s.number for s, _ in waiting)}",
+        f"shard {shard} does not need a decision; these do: {_numbers(s.number for s, _ in waiting)}",
         where=session.folder.plan_id,
         next_command=_status(session),
     )

@@ -102,7 +102,7 @@ class LaneKit:
         for n in range(1, row_attempt + 1):
             if self.repair_key(parent, n) == key:
                 return n
-        raise DiskError(f"request {key} is no repair of {parent}")
+        raise DiskError(f"request {key} is not a repair of {parent}")
 
     def may_repair(self, key: str, parent: str, row_attempt: int) -> bool:
         """Whether an answer to this request that does not fit is sent back."""
@@ -260,7 +260,7 @@ class Session:
             raise ProviderError(
                 error.message,
                 where=self.folder.plan_id,
-                next_command=f"put the address right, then: batchling watch {self.folder.plan_id}",
+                next_command=f"correct the address, then: batchling watch {self.folder.plan_id}",
             ) from error
         key = (do, shard, attempt)
         n = self.failures.get(key, 0)

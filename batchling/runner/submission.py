@@ -321,7 +321,7 @@ def _await_results(session: Session, shard: Shard, attempt: Attempt, waits: set[
     session.pace.due["settle", shard.number, attempt.number] = session.clock.now() + pause
     names = ", ".join(sorted(waits)[:3])
     error = CallError(f"{names} may be this submission; its results will tell, once it has ended")
-    session.observer.trouble(session, f"shard {shard.number} is of unknown fate", error, pause)
+    session.observer.trouble(session, f"shard {shard.number} has an unknown outcome", error, pause)
 
 
 def _why_a_person(session: Session, shard: Shard, attempt: Attempt, *, clear: bool) -> str | None:
@@ -333,7 +333,7 @@ def _why_a_person(session: Session, shard: Shard, attempt: Attempt, *, clear: bo
     if not session.kit(shard).lane.marked:
         return NO_MARK
     if shard.presumed + 1 >= UNKNOWN_FATES:
-        return f"{UNKNOWN_FATES} submissions of the shard are of unknown fate"
+        return f"{UNKNOWN_FATES} submissions of the shard have an unknown outcome"
     if stake is None:
         return "what it could cost is not known"
     if stake > limit:
@@ -353,7 +353,7 @@ def audit(session: Session, action: Action) -> None:
         if not (hopeless or _is_broken(session, "audit " + action.group, 0, 0, error)):
             session.backoff("audit " + action.group, 0, 0, error, base=RETRY_SECONDS, what="audit")
             return
-        session.observer.trouble(session, "the audit is left out: the provider's list cannot be read", error, 0.0)
+        session.observer.trouble(session, "the audit is skipped: the provider's list cannot be read", error, 0.0)
     session.settled("audit " + action.group, 0, 0)
     session.missing.pop("no list of " + action.group, None)
     session.pace.audits[action.group] = session.clock.now()
@@ -423,7 +423,7 @@ def _key_refused(session: Session, shard: Shard, attempt: Attempt, error: CallEr
     raise ProviderError(
         f"the provider refuses the key, so nothing is cancelled: {error.message}; {still}, and what is answered is billed",
         where=session.kit(shard).lane.group,
-        next_command=f"put the key right, then: batchling cancel {session.folder.plan_id}",
+        next_command=f"correct the key, then: batchling cancel {session.folder.plan_id}",
     ) from error
 
 

@@ -293,7 +293,7 @@ def test_a_cancellation_with_a_key_that_is_refused_ends_soon_and_says_what_still
     with pytest.raises(ProviderError, match="3 batches keep running") as caught:
         verbs.cancel(plan.plan_id, runs=bench.runs)
     assert caught.value.exit_code == 5 and bench.clock.passed - before < 60
-    assert caught.value.next_command == f"put the key right, then: batchling cancel {plan.plan_id}"
+    assert caught.value.next_command == f"correct the key, then: batchling cancel {plan.plan_id}"
     assert not bench.events(kind="cancelling"), "nobody has heard of it"
     for method in ("GET", "POST"):
         bench.server.on(method, "*", bench.server.normal)

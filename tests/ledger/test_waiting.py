@@ -55,7 +55,7 @@ def test_another_word_for_the_end_is_told() -> None:
 @pytest.mark.parametrize(
     ("events", "what", "until"),
     [
-        ([], "word of whether the provider made a batch of shard 1", 1310.0),
+        ([], "confirmation that the provider made a batch of shard 1", 1310.0),
         ([{"kind": "fenced", **ABOUT}], "the settling time of shard 1, whose submission got no answer", None),
         ([CREATED, {"kind": "ended", **ABOUT, "reason": "completed"}], "the files of batch batch_7 (shard 1)", 1320.0),
     ],
@@ -98,4 +98,4 @@ def test_a_budget_that_holds_something_back_is_named() -> None:
 
 def test_another_plan_is_named_with_the_command_that_ends_it() -> None:
     (wait,) = waits(fold({"kind": "plan_created", "awaits": ["other~2"]}), 1300.0, "plan")
-    assert wait.what == "answers that plan other is buying" and wait.ends == "batchling cancel other"
+    assert wait.what == "answers that plan other is paying for" and wait.ends == "batchling cancel other"

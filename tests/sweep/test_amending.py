@@ -88,7 +88,7 @@ def test_prune_cancels_what_no_plan_wants_and_nothing_else(lab: Lab) -> None:
     second = lab.run("model.id=m-1", prune=lambda what: asked.append(what) is None)
     assert second.states == {"ok": 6} and second.bought == 0
     assert {b["model"]: b["status"] for b in batches(lab)} == {"m-1": "completed", "m-2": "cancelled"}
-    assert asked == [f"1 batch (6 requests) of {first.plan_id}, which no plan wants any more"]
+    assert asked == [f"1 batch (6 requests) of {first.plan_id}, which no plan needs any more"]
     assert any(text.startswith("cancelled: 1 batch (6 requests)") for text in second.warnings)
     assert verbs.status(first.plan_id, runs=lab.runs).state == "finished"
 
