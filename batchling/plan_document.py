@@ -340,7 +340,7 @@ def read(data: bytes) -> PlanDocument:
     except ValueError as error:
         raise Unreadable(f"plan.json cannot be read: {error}") from error
     if not isinstance(said, dict):
-        raise Unreadable("plan.json is no JSON object")
+        raise Unreadable("plan.json is not a JSON object")
     if said.get("version") != VERSION:
         raise Unreadable(f"plan.json is of another version of batchling ({said.get('version')!r})"[:200])
     document = _made(PlanDocument, upgrade(said), "plan.json has {name} {value!r}")

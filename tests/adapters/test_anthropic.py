@@ -369,7 +369,7 @@ def test_a_list_whose_cursor_leads_nowhere_is_no_list(server: AnthropicServer) -
     page = {"data": [{"id": "msgbatch_9", "processing_status": "ended"}], "has_more": True, "last_id": "msgbatch_9"}
     server.once("GET", "/batches", Answer(200, page))
     server.once("GET", "/batches", Answer(200, page))
-    with pytest.raises(CallUnavailable, match="none that is new") as caught:
+    with pytest.raises(CallUnavailable, match="no new ones") as caught:
         list(client.find(0.0))
     assert caught.value.code == "list_incomplete"
 

@@ -184,7 +184,7 @@ def test_the_list_is_read_to_its_total(server: MistralServer) -> None:
     page = {"object": "list", "data": [{"id": first.id, "status": "QUEUED"}], "total": 9}
     server.once("GET", "/jobs", Answer(200, page))
     server.once("GET", "/jobs", Answer(200, page))
-    with pytest.raises(CallUnavailable, match="none that is new"):
+    with pytest.raises(CallUnavailable, match="no new ones"):
         list(client.find(0.0))
 
 

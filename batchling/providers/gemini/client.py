@@ -114,7 +114,7 @@ class GeminiClient:
         data = self._wire.object(what, "GET", _path(batch_id))
         batch = read_batch(data)
         if batch is None:
-            raise CallUnavailable(f"{what}: the reply is no batch ({shape(data)})", status=200, code="unreadable")
+            raise CallUnavailable(f"{what}: the reply is not a batch ({shape(data)})", status=200, code="unreadable")
         return batch
 
     def cancel(self, batch_id: str) -> Batch:
@@ -142,7 +142,7 @@ class GeminiClient:
             query["pageToken"] = cursor
         raise CallUnavailable(
             f"provider {self._facts.name!r} listed {len(seen)} batches and said there are more, "
-            "but its next page brought none that is new",
+            "but its next page had no new ones",
             code="list_incomplete",
         )
 

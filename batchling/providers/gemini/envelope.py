@@ -55,7 +55,7 @@ class GenerateEnvelope:
 
 def _read(data: Any) -> Response | Garbage:
     if type(data) is not dict:
-        return Garbage("the line is no JSON object")
+        return Garbage("the line is not a JSON object")
     key = data.get("key")
     if type(key) is not str or not key:
         return Garbage("the line has no key")
@@ -67,7 +67,7 @@ def _read(data: Any) -> Response | Garbage:
         error = error or response.get("error")
     if type(error) is dict and error:
         return _error(key, error)
-    note = "no answer that batchling understands: neither a response with candidates nor an error"
+    note = "not an answer that batchling understands: neither a response with candidates nor an error"
     return Response(key, Outcome.ERROR, error_code=NOT_UNDERSTOOD, error_message=note)
 
 

@@ -120,7 +120,7 @@ class MistralClient:
                 break
         raise CallUnavailable(
             f"provider {self._facts.name!r} listed {len(seen)} batches and said there are more, "
-            "but its next page brought none that is new",
+            "but its next page had no new ones",
             code="list_incomplete",
         )
 
@@ -142,7 +142,7 @@ class MistralClient:
         data = self._wire.object(what, method, path)
         batch = read_batch(data)
         if batch is None:
-            raise CallUnavailable(f"{what}: the reply is no batch ({shape(data)})", status=200, code="unreadable")
+            raise CallUnavailable(f"{what}: the reply is not a batch ({shape(data)})", status=200, code="unreadable")
         return batch
 
 
