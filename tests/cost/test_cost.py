@@ -126,6 +126,10 @@ def test_amounts_have_nine_places_and_no_float_dust() -> None:
     assert usd(Price(0.1, 0.2), 1, 1) == Decimal("0.000000300")
     assert usd(Price(0.1, 0.2), 3, 0) == Decimal("0.000000300")
     assert usd(Price(2.5, 10.0, 1.25), 1000, 0, 1000) == Decimal("0.001250000")
+    assert usd(Price(2.0, 0.0, 0.2, written=2.5), 1000, 0, 100, 200) == Decimal(
+        "0.001920000"
+    )  # 700 fresh, 100 read, 200 written
+    assert usd(Price(2.0, 0.0), 1000, 0, 0, 200) == Decimal("0.002000000")
     assert str(usd(Price(0.0, 0.0), 5, 5)) == "0E-9"
 
 
