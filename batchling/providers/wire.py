@@ -295,6 +295,9 @@ class Wire:
     def _send(self, request: httpx2.Request, more_seconds: float) -> httpx2.Response:
         """A whole reply within the limits. A large request keeps the server from answering for longer."""
         due = self._calls.due = time.monotonic() + self._call_seconds + more_seconds
+        if more_seconds:  # a server that has 250 MB to look through is silent for a while, and that is no failure
+            patience = {**request.extensions["timeout"], "read": max(self._read_seconds, more_seconds)}
+            request.extensions = {**request.extensions, "timeout": patience}
         reply = self._client_of(str(request.url)).send(request, stream=True)
         try:
             self._bound(reply, due)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import date
 from typing import Any
 
+import httpx2
 import pytest
 import yaml
 
@@ -474,3 +475,18 @@ def test_every_model_has_a_dated_batch_price(name: str) -> None:
     price = price_of(model, FACTS, now=date(2026, 11, 25))
     assert price is not None and price.batch and "standard" not in price.source
     assert price.written is not None and price.written > price.input > (price.cached or 0)
+
+
+def test_a_create_is_waited_for_longer_than_a_look(server: AnthropicServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It carries up to 250 MB, and a create that is given up too early is a submission of unknown fate."""
+    patience: dict[str, float] = {}
+    send = httpx2.Client.send
+
+    def sending(self: httpx2.Client, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        patience[request.method] = request.extensions["timeout"]["read"]
+        return send(self, request, **options)
+
+    monkeypatch.setattr(httpx2.Client, "send", sending)
+    client, batch, _ = sent(server, "x")
+    client.poll(batch.id)
+    assert patience == {"POST": 600.0, "GET": 120.0}
