@@ -67,6 +67,8 @@ def codes_of_rows() -> set[str]:
             place = next((key.value for key in node.keywords if key.arg == "error_code"), None)
             place = place or (node.args[6] if len(node.args) > 6 else None)
             found.update(constants(place))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("._replace"):
+            found.update(word for key in node.keywords if key.arg == "error_code" for word in constants(key.value))
     return found
 
 
