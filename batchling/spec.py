@@ -260,18 +260,44 @@ class PromptConfig(Section):
     input: str | None = Field(default=None, description="For the embeddings endpoint: the text to embed.")
 
 
+class DatabaseConfig(Section):
+    """A database that `data.sql` reads: a file, or a PostgreSQL server whose connection string a variable holds."""
+
+    path: str | None = Field(default=None, description="A SQLite or DuckDB file, relative to the experiment.")
+    dsn_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = Field(
+        default=None, description="PostgreSQL: name of the variable that holds the connection string; never the string."
+    )
+
+    @model_validator(mode="after")
+    def _one_place(self) -> DatabaseConfig:
+        if (self.path is None) == (self.dsn_env is None):
+            raise ValueError("give exactly one of path, dsn_env")
+        return self
+
+
 class DataConfig(Section):
-    """Where the rows come from: exactly one of path, sql, rows, run."""
+    """Where the rows come from: exactly one of path, sql, rows, run, dsn_env."""
 
     path: str | list[str] | None = Field(
         default=None,
-        description="csv, tsv, jsonl, json, parquet, xlsx; globs, .gz, https, s3; relative to the experiment.",
+        description="csv, tsv, jsonl, json, parquet, xlsx, sqlite, duckdb; globs, .gz, https, s3, hf://datasets/…; relative to "
+        "the experiment.",
     )
-    format: Literal["csv", "tsv", "jsonl", "json", "parquet", "xlsx"] | None = Field(
+    format: Literal["csv", "tsv", "jsonl", "json", "parquet", "xlsx", "database"] | None = Field(
         default=None, description="null: by the file's ending."
     )
     options: dict[str, JsonValue] = Field(default_factory=dict, description="For DuckDB's reader, e.g. {delim: ';'}.")
+    table: str | None = Field(
+        default=None, description="Table or view of the database that path or dsn_env names; null: the only one."
+    )
+    dsn_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = Field(
+        default=None, description="PostgreSQL: name of the variable that holds the connection string; never the string."
+    )
     sql: str | None = Field(default=None, description="One DuckDB SELECT, with an ORDER BY where there is no id.")
+    databases: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], str | DatabaseConfig] = Field(
+        default_factory=dict,
+        description="Databases whose tables sql reads as name.table: a SQLite or DuckDB file, or {dsn_env: VARIABLE}.",
+    )
     rows: list[dict[str, JsonValue]] | None = Field(default=None, description="The rows themselves.")
     run: str | None = Field(default=None, description="Run id, plan id or experiment name whose records are the rows.")
     id: str | None = Field(default=None, description="Column that names a row; null: the 0-based position.")
@@ -433,9 +459,19 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> Config:
-        given = [k for k in ("path", "sql", "rows", "run") if getattr(self.data, k) is not None]
+        given = [k for k in ("path", "sql", "rows", "run", "dsn_env") if getattr(self.data, k) is not None]
         if len(given) != 1:
-            raise ValueError(f"data: give exactly one of path, sql, rows, run (got {', '.join(given) or 'none'})")
+            raise ValueError(
+                f"data: give exactly one of path, sql, rows, run, dsn_env (got {', '.join(given) or 'none'})"
+            )
+        if self.data.table is not None and given[0] not in ("path", "dsn_env"):
+            raise ValueError(f"data.table: a table of data.path or data.dsn_env, not of data.{given[0]}")
+        if self.data.databases and given[0] != "sql":
+            raise ValueError(
+                f"data.databases: for data.sql, not for data.{given[0]}; of one database: data.path and data.table"
+            )
+        if self.data.dsn_env is not None and self.data.id is None:
+            raise ValueError("data.id: a table of PostgreSQL has no order, so a column must name its rows")
         forms = [k for k in ("fields", "pydantic", "json_schema") if getattr(self.output_schema, k) is not None]
         if len(forms) > 1:
             raise ValueError(f"schema: give at most one of fields, pydantic, json_schema (got {', '.join(forms)})")

@@ -77,6 +77,7 @@ DOORS = {
     "genai_prices": {"cost"},
     "jsonschema_rs": {"schema"},
     "python_calamine": {"source"},
+    "psycopg": {"source"},
     "charset_normalizer": {"source"},
     "jinja2": {"sandbox"},
 }

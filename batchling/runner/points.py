@@ -44,6 +44,9 @@ MODEL_FACTS = (
 LATER_ENGINE = EngineConfig().model_dump(mode="json", include={"seed", "faults", "pretend"})
 """Keys of `provider.engine` that came later, with the values that say nothing."""
 
+LATER_DATA: dict[str, Any] = {"table": None, "dsn_env": None, "databases": {}}
+"""The same for `data`."""
+
 UNASKED = ("allow_http", "key_origins", "windows", "refuses", "token_factor")
 """Keys of `provider` that say where a key may go, what is an error before a plan is made or how tokens are estimated."""
 
@@ -324,6 +327,8 @@ def asked(document: dict[str, Any]) -> dict[str, Any]:
     # Retired keys stand in the identity of earlier plans with these values.
     provider |= {"one_model": True, "one_endpoint": True}
     provider["capabilities"] = {**provider["capabilities"], "list_filter": None}
+    if "data" in identity:
+        identity["data"] = {k: v for k, v in identity["data"].items() if k not in LATER_DATA or v != LATER_DATA[k]}
     model = {k: v for k, v in document["model"].items() if k not in MODEL_FACTS}
     if "schema" in identity:
         identity["schema"] = {k: v for k, v in identity["schema"].items() if (k, v) != ("send", "auto")}

@@ -59,6 +59,15 @@ def explain(error: Exception, *, what: str, paths: Sequence[str] = ()) -> Batchl
     text = str(error)
     if "No space left" in text or "Read-only file system" in text:
         return DiskError(shorten(text), where=what, next_command="free some space, then run the same command again")
+    extension = re.search(r"(?:required extension|[Ee]xtension) \W*(\w+)", text)
+    if extension and re.search(r"automatically install|Failed to download extension|INSTALL ", text):
+        name = extension.group(1)
+        return DataError(
+            f"reading this needs DuckDB's extension {name}, which is not here and cannot be downloaded",
+            where=what,
+            next_command=f"with a network, once: python -c \"import duckdb; duckdb.sql('INSTALL {name}')\"; without one, download the "
+            "file and name it in data.path",
+        )
     found = re.search(r"^\s*file = (.+)$", text, re.M) or re.search(r'in file "([^"]+)"', text)
     file = found.group(1) if found else (paths[0] if len(paths) == 1 else what)
     if "CSV Error on Line" in text or "file = " in text:

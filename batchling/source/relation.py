@@ -17,7 +17,7 @@ from batchling import confined
 from batchling.duck import identifier, literal, own_json
 from batchling.errors import DataError
 from batchling.prompt import value_text
-from batchling.source import delimited, documents, encodings, faults, query, sheets
+from batchling.source import databases, delimited, documents, encodings, faults, hub, query, sheets
 from batchling.spec import DataConfig
 
 if TYPE_CHECKING:
@@ -38,6 +38,12 @@ _FORMATS = {
     "xlsm": "xlsx",
     "xls": "xlsx",
     "ods": "xlsx",
+    "sqlite": "database",
+    "sqlite3": "database",
+    "db": "database",
+    "db3": "database",
+    "duckdb": "database",
+    "ddb": "database",
 }
 _SMALL_SHEET = 100_000  # bytes; deflate packs 1,032 into one at most
 _SHEET_MB = confined.MEMORY_MB
@@ -74,7 +80,7 @@ def needs_network(data: DataConfig) -> bool:
     if data.sql is not None:
         return re.search(r"'[a-z][a-z0-9+.-]+://", data.sql, re.I) is not None
     paths = [data.path] if isinstance(data.path, str) else data.path or []
-    return any(REMOTE.match(p) for p in paths)
+    return any(REMOTE.match(p) and not p.startswith(hub.SCHEME) for p in paths)
 
 
 def relation(
@@ -97,26 +103,47 @@ def relation(
         DataError: a file is missing or malformed, an option unknown, or the query not one SELECT.
     """
     if data.sql is not None:
-        sql = query.checked(con, data.sql, root, has_id=data.id is not None)
+        named = {name: databases.declared(given, root, name) for name, given in data.databases.items()}
+        sql = query.checked(con, data.sql, root, has_id=data.id is not None, databases=named, scratch=copied(scratch))
         return Relation(sql, "data.sql", once=True, ordered=query.is_ordered(con, data.sql))
     if data.rows is not None:
         return _inline(con, data, scratch)
     if data.run is not None:
         return _records(con, data.run, run_lookup)
+    if data.dsn_env is not None:
+        return _table(con, databases.Database("postgres", data.dsn_env), data.table, scratch)
     return _files(con, data, root, scratch)
+
+
+def _table(con: duckdb.DuckDBPyConnection, database: databases.Database, table: str | None, scratch: Path) -> Relation:
+    """A table of a database, as a copy."""
+    copy = str(database.copy(table, scratch / "tables"))
+    what = f"{database.place}, table {table}" if table is not None else database.place
+    if copy.endswith(".parquet"):
+        return Relation(f"SELECT * FROM read_parquet({literal(_escape(copy))})", what, ordered=database.ordered)
+    sql, keys, written = documents.relation(con, [_escape(copy)], {}, lines=True)
+    return Relation(sql, what, ordered=database.ordered, keys=keys, written=written)
 
 
 def _files(con: duckdb.DuckDBPyConnection, data: DataConfig, root: Path, scratch: Path) -> Relation:
     given = [data.path] if isinstance(data.path, str) else list(data.path or [])
     if not given:
         raise DataError("data.path is an empty list", next_command="name at least one file")
-    paths = [p for one in given for p in _expand(con, one, root)]
+    paths = []
+    for one in given:
+        paths += hub.fetched(one, copied(scratch)) if one.startswith(hub.SCHEME) else _expand(con, one, root)
     what = given[0] if len(given) == 1 else f"{given[0]} and {len(given) - 1} more"
     kind = data.format or _format_of(paths, what)
     for name in data.options:
         if not _OPTION.fullmatch(name):
             raise DataError(f"data.options: {name!r} is not the name of an option")
     options = dict(data.options)
+    if kind == "database":
+        if len(paths) > 1 or REMOTE.match(paths[0]):
+            raise DataError("data.path: a database is read from one file here", where=what, key="data.path")
+        return _table(con, databases.of_file(paths[0]), data.table, scratch)
+    if data.table is not None:
+        raise DataError(f"data.table: {what} is no database", where=what, key="data.table")
     if kind == "xlsx":
         return _sheets(con, paths, options, what, scratch)
     if kind != "parquet":
@@ -264,7 +291,7 @@ def _format_of(paths: Sequence[str], what: str) -> str:
     if kind is None:
         raise DataError(
             f"data.path: the format of {what} cannot be told from its name",
-            next_command="set data.format to csv, tsv, jsonl, json, parquet or xlsx",
+            next_command="set data.format to csv, tsv, jsonl, json, parquet, xlsx or database",
         )
     return kind
 

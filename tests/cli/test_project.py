@@ -100,7 +100,13 @@ def test_serve_has_an_option_for_everything_that_a_server_can_be_told() -> None:
         "token",  # made, kept in the state folder, and turned off with --no-token
     }
     assert options <= told
-    assert set(EngineConfig.model_fields) - {"kind"} <= told
+    assert set(EngineConfig.model_fields) - {"kind", "pretend"} <= told, "prices are the client's"
+
+
+@pytest.mark.parametrize("faults", ["invalid", "odd=0.1", "invalid=2", "error=x"])
+def test_serve_names_a_share_that_it_does_not_understand(cli: Cli, faults: str) -> None:
+    answer = cli("serve", "--port", "0", "--faults", faults)
+    assert answer.code == 2 and "KIND=SHARE" in answer.err
 
 
 def test_serve_refuses_to_listen_beyond_loopback_unasked(cli: Cli) -> None:

@@ -31,6 +31,13 @@ _COUNT = click.IntRange(min=1)
     help="Files, batches and answers. Default: server/ in the runs folder.",
 )
 @click.option("--engine", type=click.Choice(["simulated", "echo", "http"]), default="simulated", show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="simulated: another seed, other answers.")
+@click.option(
+    "--faults",
+    multiple=True,
+    metavar="KIND=SHARE",
+    help="simulated: a share of the requests goes wrong: invalid, truncated, refused, filtered or error (may be repeated).",
+)
 @click.option("--upstream", metavar="URL", help="http: base URL of an OpenAI-compatible endpoint.")
 @click.option("--api-key-env", metavar="NAME", help="http: the variable that holds the upstream's key.")
 @click.option("--concurrency", type=_COUNT, default=8, show_default=True, help="Requests answered at the same time.")
@@ -108,6 +115,8 @@ def serve_command(
     no_token: bool,
     state_dir: Path | None,
     engine: str,
+    seed: int,
+    faults: Sequence[str],
     upstream: str | None,
     api_key_env: str | None,
     concurrency: int,
@@ -143,6 +152,8 @@ def serve_command(
     answering = EngineConfig.model_validate(
         {
             "kind": engine,
+            "seed": seed,
+            "faults": _shares(faults),
             "upstream": upstream,
             "api_key_env": api_key_env,
             "concurrency": concurrency,
@@ -177,6 +188,21 @@ def serve_command(
         upload_seconds=upload_seconds,
     )
     return serve(options)
+
+
+def _shares(given: Sequence[str]) -> dict[str, float]:
+    """`invalid=0.1` and the like, by kind."""
+    from pydantic import ValidationError
+
+    from batchling.spec import FaultsConfig
+
+    try:
+        return FaultsConfig.model_validate(dict(text.split("=", 1) for text in given)).model_dump()
+    except (ValueError, ValidationError):
+        kinds = ", ".join(FaultsConfig.model_fields)
+        raise click.UsageError(
+            f"--faults: expected KIND=SHARE, KIND one of {kinds}, the shares from 0 to 1 in all; got {' '.join(given)}"
+        ) from None
 
 
 def _token_limits(texts: Sequence[str]) -> int | dict[str, int] | None:
