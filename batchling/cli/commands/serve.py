@@ -197,7 +197,9 @@ def _shares(given: Sequence[str]) -> dict[str, float]:
     from batchling.spec import FaultsConfig
 
     try:
-        return FaultsConfig.model_validate(dict(text.split("=", 1) for text in given)).model_dump()
+        return FaultsConfig.model_validate(
+            {kind: share for kind, _, share in (text.partition("=") for text in given)}
+        ).model_dump()
     except (ValueError, ValidationError):
         kinds = ", ".join(FaultsConfig.model_fields)
         raise click.UsageError(
