@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from batchling.errors import BatchlingError
     from batchling.experiments import cancel, load, plan, query, run, status, watch
     from batchling.manager import Experiment, ExperimentManager
+    from batchling.project import Project
     from batchling.results import Results
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Outcome",
     "PlanReport",
     "PlanStatus",
+    "Project",
     "Results",
     "__version__",
     "cancel",
@@ -43,6 +45,7 @@ _WHERE = {
     "Outcome": "api.outcome",
     "PlanReport": "api.outcome",
     "PlanStatus": "api.outcome",
+    "Project": "project",
     "Results": "results",
     "cancel": "experiments",
     "load": "experiments",

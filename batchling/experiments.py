@@ -9,20 +9,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from decimal import Decimal
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from batchling.project import Confirm, Project
 from batchling.results import Results
 
 if TYPE_CHECKING:
     from batchling.api.outcome import Outcome, PlanReport, PlanStatus
     from batchling.catalog import QueryResult
-    from batchling.providers.gate import Gate
     from batchling.runner.session import Observer
-
-Confirm = Callable[[str, Decimal | None], bool]
 
 
 def plan(
@@ -52,19 +49,8 @@ def plan(
         UsageError: config, data, prompt, schema or metrics are wrong.
         RefusedError: the worst case is above the budget.
     """
-    from batchling import config
-    from batchling.api import verbs
-
-    return verbs.plan(
-        experiment,
-        overrides,
-        multirun=True,
-        sweep=sweep,
-        show=show,
-        fresh=fresh,
-        retry=retry,
-        project=config.project_of(experiment, project),
-        config_dir=_path(config_dir),
+    return Project(project, config_dir=config_dir).plan(
+        experiment, overrides, sweep=sweep, show=show, fresh=fresh, retry=retry
     )
 
 
@@ -104,13 +90,9 @@ def run(
     Raises:
         UsageError, RefusedError, ProviderError, LockedError, DetachedError: see `batchling.errors`.
     """
-    from batchling import config
-    from batchling.api import verbs
-
-    outcome = verbs.run(
+    return Project(project, config_dir=config_dir, trust_hosts=trust_hosts, trust=trust).run(
         experiment,
         overrides,
-        multirun=True,
         sweep=sweep,
         detach=detach,
         fresh=fresh,
@@ -118,11 +100,7 @@ def run(
         prune=prune,
         confirm=confirm,
         observer=observer,
-        gate=_gate(trust_hosts, trust),
-        project=config.project_of(experiment, project),
-        config_dir=_path(config_dir),
     )
-    return Results(outcome.folder, outcome=outcome)
 
 
 def watch(
@@ -139,26 +117,19 @@ def watch(
     Raises:
         LockedError: another process holds the plan.
     """
-    from batchling.api import verbs
-
-    outcomes = verbs.watch(plan, runs=_runs(project), detach=detach, observer=observer, gate=_gate(trust_hosts, trust))
-    return [Results(outcome.folder, outcome=outcome) for outcome in outcomes]
+    return Project(project, trust_hosts=trust_hosts, trust=trust).watch(plan, detach=detach, observer=observer)
 
 
 def status(plan: str | None = None, *, project: Path | str | None = None) -> PlanStatus:
     """Where a plan's batches, rows and money are. None: the newest plan."""
-    from batchling.api import standing
-
-    return standing.status(plan, runs=_runs(project))
+    return Project(project).status(plan)
 
 
 def cancel(
     plan: str, *, trust_hosts: Sequence[str] = (), trust: bool = False, project: Path | str | None = None
 ) -> Outcome:
     """Cancels at the provider, waits for the end, collects what was paid. `trust_hosts`, `trust`: as for `run`."""
-    from batchling.api import verbs
-
-    return verbs.cancel(plan, runs=_runs(project), gate=_gate(trust_hosts, trust))
+    return Project(project, trust_hosts=trust_hosts, trust=trust).cancel(plan)
 
 
 def load(reference: str | None = None, *, trust: bool = False, project: Path | str | None = None) -> Results:
@@ -170,22 +141,7 @@ def load(reference: str | None = None, *, trust: bool = False, project: Path | s
     Raises:
         UsageError: there is no such plan.
     """
-    from batchling import catalog
-    from batchling.api.workspace import Workspace
-    from batchling.runner.folder import PlanFolder
-
-    workspace = Workspace(_runs(project), gate=_gate((), trust))
-    if reference is None:
-        reference = workspace.find(None).plan_id
-    found = catalog.resolve(workspace.runs, reference)
-    summary = catalog.read_summary(found.plan_dir)
-    if summary is None or summary.stale:
-        workspace.refresh(PlanFolder(found.plan_dir))
-    if trust:
-        from batchling.api.ownership import take_if_told
-
-        take_if_told(workspace, PlanFolder(found.plan_dir))
-    return Results(found.plan_dir, run_id=found.run_id)
+    return Project(project, trust=trust).results(reference)
 
 
 def query(sql: str, *, project: Path | str | None = None) -> QueryResult:
@@ -197,25 +153,4 @@ def query(sql: str, *, project: Path | str | None = None) -> QueryResult:
     Raises:
         UsageError: DuckDB's message.
     """
-    from batchling import catalog
-    from batchling.api.workspace import Workspace
-
-    runs = _runs(project)
-    Workspace(runs).refresh_stale()
-    return catalog.query(runs, sql)
-
-
-def _gate(hosts: Sequence[str], trust: bool) -> Gate:
-    from batchling.providers.gate import Gate
-
-    return Gate(hosts=hosts, plans=trust)
-
-
-def _runs(folder: Path | str | None) -> Path:
-    from batchling.config import find_project
-
-    return find_project(folder).runs
-
-
-def _path(folder: Path | str | None) -> Path | None:
-    return None if folder is None else Path(folder)
+    return Project(project).query(sql)

@@ -56,7 +56,7 @@ LAYERS: list[tuple[str, set[str]]] = [
     ),
     ("runner", {"runner"}),
     ("config", {"config"}),
-    ("api", {"api", "experiments", "manager", "results", "testing"}),
+    ("api", {"api", "experiments", "manager", "project", "results", "testing"}),
     ("cli", {"cli", "__main__", "__init__"}),
 ]
 LEVEL = {name: level for level, (_, names) in enumerate(LAYERS) for name in names}

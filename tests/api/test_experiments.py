@@ -24,6 +24,7 @@ def test_these_are_the_public_names() -> None:
         "Outcome",
         "PlanReport",
         "PlanStatus",
+        "Project",
         "Results",
         "__version__",
         "cancel",
