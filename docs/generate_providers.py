@@ -181,6 +181,12 @@ def _lost(each: ProviderFacts) -> str:
     if each.choice == "local":
         return ""
     head = "## When the fate of a submission is unknown\n\n"
+    if facts.marker == "results":
+        return head + (
+            "A batch there carries no mark of ours and its input is no file that could be deleted. A create whose answer was lost is looked "
+            "for in the list by its time and number of rows; a batch that could be it is adopted on trial and confirmed by the ids in its "
+            "results. Where none shows, you decide: `batchling resolve PLAN`."
+        )
     marker = "the id of its input file" + (" and the metadata that batchling gave it" if facts.metadata else "")
     if not facts.list:
         return head + "Its batches cannot be listed, so you decide: `batchling resolve PLAN`."

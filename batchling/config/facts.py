@@ -53,6 +53,7 @@ class ModelFacts:
     Attributes:
         choice: what `model=` takes.
         provider: the choice of `provider=` that its file selects; None where it selects none.
+        at: that provider, with what the model's file sets of it.
         price: USD per million tokens in batches; None when not known.
         price_date: the day on which the file's own price was checked, or the table that the price is from; None: no price.
     """
@@ -61,6 +62,7 @@ class ModelFacts:
     about: str
     config: ModelConfig
     provider: str | None
+    at: ProviderConfig | None
     price: Price | None
     price_date: str | None
     path: Path
@@ -73,6 +75,7 @@ class _Written:
 
     values: dict[str, Any] = field(default_factory=dict)
     provider: str | None = None
+    at_provider: dict[str, Any] = field(default_factory=dict)
 
 
 def providers(project: Project, *, environ: Mapping[str, str] | None = None) -> list[ProviderFacts]:
@@ -114,6 +117,8 @@ def models(project: Project, provider: str | None = None, *, today: date) -> lis
         if config is None or (provider is not None and written.provider != provider):
             continue
         at = known.get(written.provider or "")
+        if at is not None and written.at_provider:
+            at = _provider(_merged(at.model_dump(mode="json"), written.at_provider)) or at
         price = cost.price_of(config, at, now=today) if at is not None else None
         found.append(
             ModelFacts(
@@ -121,6 +126,7 @@ def models(project: Project, provider: str | None = None, *, today: date) -> lis
                 _about(path),
                 config,
                 written.provider,
+                at,
                 price,
                 None if price is None else _dated(config, price),
                 path,
@@ -195,8 +201,14 @@ def _read(path: Path, folders: Sequence[Path], seen: frozenset[Path] = frozenset
         elif isinstance(entry, dict):
             provider = next((str(choice) for key, choice in _overrides(entry) if key == _PROVIDER), provider)
     group = path.parent.name
-    own = document.get(group) if isinstance(document.get(group), dict) and _is_global(path) else document
-    return _Written(_merged(values, own or {}), provider)
+    if not _is_global(path):
+        return _Written(_merged(values, document), provider)
+    own, beside = document.get(group), document.get("provider")
+    return _Written(
+        _merged(values, own if isinstance(own, dict) else {}),
+        provider,
+        beside if group == "model" and isinstance(beside, dict) else {},
+    )
 
 
 def _overrides(entry: dict[Any, Any]) -> Iterator[tuple[str, Any]]:

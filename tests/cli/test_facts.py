@@ -75,8 +75,8 @@ def test_facts_are_what_composing_gives(project: Path) -> None:
             == facts.config
         )
     for each in models(where, "dashscope", today=date(2026, 11, 25)):
-        if each.choice != "dashscope-test":  # its file sets limits of its provider as well
-            assert compose("names", [f"model={each.choice}"], project=where).config.model == each.config
+        composed = compose("names", [f"model={each.choice}"], project=where).config
+        assert (composed.model, composed.provider) == (each.config, each.at)
 
 
 def test_tables_fit_eighty_columns(cli: Cli, project: Path) -> None:

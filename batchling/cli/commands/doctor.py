@@ -48,15 +48,47 @@ class Check:
     help="Decode the raw files again, of one plan or of all, and rebuild their part of the catalog. Sends nothing.",
 )
 @click.option("--offline", is_flag=True, help="Do not contact any provider.")
+@click.option(
+    "--provider",
+    metavar="NAME",
+    help="With --spend: buy three rows there, say what it does where its pages are silent, and write that down.",
+)
+@click.option(
+    "--spend", type=click.FloatRange(min=0), metavar="USD", help="With --provider: the most that this may cost."
+)
+@click.option("--model", metavar="NAME", help="With --provider: the model; else its cheapest with a known price.")
+@click.option(
+    "--wait",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    metavar="MINUTES",
+    help="With --provider: how long its batch is watched.",
+)
 @trust_option
 @trust_plan_option
 @common
 @pass_shell
-def doctor_command(shell: Shell, rebuild: str | None, offline: bool) -> int:
+def doctor_command(
+    shell: Shell,
+    rebuild: str | None,
+    offline: bool,
+    provider: str | None,
+    spend: float | None,
+    model: str | None,
+    wait: float,
+) -> int:
     """Check keys, tokenizer data, disk, catalog and providers. Exit code 1 when a check fails.
 
-    With --rebuild no code of a plan that is not known to be yours is run (--trust).
+    With --rebuild no code of a plan that is not known to be yours is run (--trust). With --provider and --spend, and
+    only then, something is bought; exit code 75 when its batch has not ended in time.
     """
+    if (provider is None) != (spend is None):
+        raise click.UsageError("--provider and --spend go together: --provider NAME --spend 0.01 buys three rows there")
+    if model is not None and provider is None:
+        raise click.UsageError("--model is for --provider")
+    if provider is not None and spend is not None:
+        return _smoke(shell, provider, spend, model, wait)
     if rebuild is not None:
         return _rebuild(shell, None if rebuild == EVERY else rebuild)
     checks = []
@@ -72,6 +104,42 @@ def doctor_command(shell: Shell, rebuild: str | None, offline: bool) -> int:
         rows = [[c.state, c.name, c.detail + (f"   next: {c.next_command}" if c.next_command else "")] for c in checks]
         shell.out(table(["", "check", "found"], rows, width=width(), longest=400))
     return 1 if failed else 0
+
+
+def _smoke(shell: Shell, provider: str, spend: float, model: str | None, wait: float) -> int:
+    """Buys three rows and prints what was found."""
+    from decimal import Decimal
+
+    from batchling.api.smoke import smoke
+
+    def tell(question: str, answer: object) -> None:
+        if shell.json:
+            return
+        if isinstance(answer, bool):
+            answer = "yes" if answer else "no"
+        elif isinstance(answer, dict):
+            answer = ", ".join(f"{name} {value}" for name, value in answer.items())
+        shell.out(f"{question}: {printable(str(answer))}")
+
+    report = smoke(
+        provider,
+        Decimal(str(spend)),
+        project=shell.project,
+        gate=gate(shell),
+        model=model,
+        wait_seconds=60 * wait,
+        tell=tell,
+    )
+    if shell.json:
+        from batchling.cli.document import write
+
+        write(shell, {**report.document(), "path": report.path})
+    shell.say(f"written to {report.path}; it holds no prompt, answer or key")
+    if not report.over:
+        shell.say(
+            "not over: what is out goes on at the provider, and is bought whatever becomes of it; nothing is sent again"
+        )
+    return 0 if report.over else 75
 
 
 def every_check(shell: Shell, *, offline: bool) -> Iterator[Check]:

@@ -122,6 +122,8 @@ def _settled(config: ProviderConfig) -> str:
     facts = config.capabilities
     if not facts.list:
         return "its batches cannot be listed: you decide (batchling resolve)"
+    if facts.marker == "results":
+        return "looked for by its time and size, known by its results; if none shows, you decide (batchling resolve)"
     if facts.fence == "none":
         return "looked for in the list; if it is not there, you decide (batchling resolve)"
     return f"looked for in the list, its file deleted, looked for again after {facts.settle_seconds:g} s"
