@@ -163,7 +163,7 @@ def _spec(provider: str, model: str, project: Project, today: date) -> Spec:
     """Four rows for the model, with short answers."""
     at = next((each.config for each in facts.providers(project) if each.choice == provider), None)
     chosen = next((each for each in facts.models(project, provider, today=today) if each.choice == model), None)
-    asked = {"id": model} if chosen is None else chosen.config.model_dump(mode="json")
+    asked: dict[str, Any] = {"id": model} if chosen is None else chosen.config.model_dump(mode="json")
     asked["max_output_tokens"] = min(asked.get("output_tokens") or SHORT, SHORT)
     at = at if chosen is None else chosen.at
     assert at is not None  # `facts.models` knows the provider
@@ -238,8 +238,8 @@ class _Look:
             batch = self._client.create(submission, file_id, io.BytesIO(content), self._window)
         except CallAmbiguous as error:
             entry |= {"state": "unknown", "why": error.message}
-            batch = self._lost(began, submission, file_id)
-            if batch is None:
+            found = self._lost(began, submission, file_id)
+            if found is None:
                 self._found(
                     f"create ({what})", "unknown: its answer was lost, and no list shows it; it is not sent again"
                 )
