@@ -244,6 +244,7 @@ class _Look:
                     f"create ({what})", "unknown: its answer was lost, and no list shows it; it is not sent again"
                 )
                 return None
+            batch = found
         except CallError as error:
             entry |= {"state": "refused", "why": error.message}
             self._found(f"create ({what})", f"refused: {error.status} {error.code or ''}".strip())
