@@ -259,7 +259,7 @@ class SimDisk:
     def discard(self, folder: Path) -> None:
         with self.effect(f"discard {folder.name}"):
             for path in sorted(_below(folder, self.seen)):
-                del self.seen[path]
+                self.seen.pop(path, None)  # another process may be discarding it too
                 self.chaos.step("in discard")
 
     def lock(self, path: Path, *, wait: bool = False) -> _SimLock:
