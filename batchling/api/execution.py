@@ -503,8 +503,9 @@ ROWS_NAMED = 5
 
 
 def _unread(workspace: Workspace, folder: PlanFolder, state: State) -> Iterator[tuple[str, str]]:
-    """Which batches the provider does not show, in its words, and the command that gives each up."""
-    said = {(e["shard"], e["attempt"]): e for e in read(workspace.disk, folder.journal) if e["kind"] == "unread"}
+    """Which batches, or lists of them, the provider does not show, in its words, and the command that helps with each."""
+    events = read(workspace.disk, folder.journal)
+    said = {(e["shard"], e["attempt"]): e for e in events if e["kind"] == "unread"}
     for shard, attempt in state.attempts():
         event = said.get((shard.number, attempt.number))
         if attempt.phase in (Phase.CREATED, Phase.ENDED) and event is not None:
@@ -517,6 +518,15 @@ def _unread(workspace: Workspace, folder: PlanFolder, state: State) -> Iterator[
                 f"{one_line(event['why'], 300)}; it may have run and may have to be paid, so nothing is asked again; "
                 f"batchling watch {folder.plan_id} asks for it again, {drop} gives it up",
                 drop,
+            )
+    last = max((n for n, e in enumerate(events) if e["kind"] == "session"), default=0)
+    for event in events[last:]:
+        if event["kind"] == "unlisted":
+            again = f"batchling watch {folder.plan_id}"
+            yield (
+                f"{event['group']} does not list its batches: {one_line(event['why'], 300)}; whether there are batches of "
+                f"this plan that it does not know cannot be told without the list, so nothing is sent; {again} asks again",
+                again,
             )
 
 

@@ -80,7 +80,9 @@ def decide(state: State, now: float, policy: Policy, pace: Pace) -> list[Action]
     for group in sent | perhaps:
         # Before anything else in a process, and now and then: is there a batch with one of our files that we don't know?
         ready = pace.ready("audit " + group, 0, 0)
-        if group not in pace.audits:
+        if group not in pace.audits and group in pace.unlisted:
+            rarely.append((ready, Action(Do.AUDIT, group=group)))
+        elif group not in pace.audits:
             when(ready, Action(Do.AUDIT, group=group))
         elif group in shown:
             when(max(ready, pace.audits[group] + policy.audit_seconds), Action(Do.AUDIT, group=group))
@@ -122,7 +124,7 @@ def decide(state: State, now: float, policy: Policy, pace: Pace) -> list[Action]
         return [Action(Do.WAIT, until=min(wake))]
     for group in sent:
         # The last look: the journal has moved since this group was audited.
-        if pace.audited_seq.get(group, -1) < state.seq:
+        if pace.audited_seq.get(group, -1) < state.seq and group not in pace.unlisted:
             when(pace.ready("audit " + group, 0, 0), Action(Do.AUDIT, group=group))
     if actions or wake:
         return actions or [Action(Do.WAIT, until=min(wake))]
@@ -227,6 +229,8 @@ def _submit(
         key = (lane.group, lane.model)
         number, n = shard.number, attempt.number
         if lane.group in unlooked:
+            if lane.group in pace.unlisted:
+                blocked.add("unread")
             continue
         if state.cancel_requested or shard.unwanted:
             actions.append(Action(Do.DROP, number, n, shard.lane))

@@ -38,6 +38,7 @@ Types = tuple[type, ...]
 FIELDS: dict[str, dict[str, Types]] = {
     "planned": {"shards": _LIST},
     "awaited": {"plan_id": _TEXT},
+    "taking_over": {"plan_id": _TEXT},
     "session": {"fingerprints": _MAP},
     "learned": {"group": _TEXT, "model": _TEXT, "limit": _WHOLE},
     "cancel_wanted": {"shards": _LIST},

@@ -21,7 +21,10 @@ def apply(state: State, event: Event) -> State:
     state.seq, state.ts = event["seq"], event["ts"]
     if kind in TRANSITIONS:
         _apply_attempt(state, kind, event)
+    elif kind == "taking_over":
+        state.taking_over = True
     elif kind == "planned":
+        state.taking_over = False
         for shard in event["shards"]:
             number = shard["shard"]
             usd = shard["max_usd"]

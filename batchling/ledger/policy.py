@@ -49,6 +49,7 @@ class Pace:
         torn: the files say so.
         unread: (shard, attempt) of batches that the provider has not shown, or whose files it has not handed out, for so
             long that nothing waits for them alone.
+        unlisted: groups whose list has not been readable for so long that nothing waits for it alone.
     """
 
     due: dict[tuple[str, int, int], float] = field(default_factory=dict)
@@ -56,6 +57,7 @@ class Pace:
     resumed: bool = False
     torn: bool = False
     unread: set[tuple[int, int]] = field(default_factory=set)
+    unlisted: set[str] = field(default_factory=set)
     ends: dict[tuple[int, int], float] = field(default_factory=dict)
     polls: dict[str, float] = field(default_factory=dict)
     audits: dict[str, float] = field(default_factory=dict)

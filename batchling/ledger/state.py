@@ -197,6 +197,7 @@ class State:
         creations: lane → when creates were sent, Unix seconds.
         fatal: lane → why the provider refuses everything until a person acts.
         awaits: names of held requests, each of a plan that is buying their keys.
+        taking_over: what another plan left open is being written as shards that the journal does not know yet.
         spent: USD of what is closed.
         sessions: processes that have driven the plan.
     """
@@ -221,6 +222,7 @@ class State:
     batches: set[str] = field(default_factory=set)
     aliases: dict[str, tuple[int, int]] = field(default_factory=dict)
     awaits: set[str] = field(default_factory=set)
+    taking_over: bool = False
     spent: Decimal = Decimal(0)
     sessions: int = 0
 

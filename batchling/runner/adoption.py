@@ -9,7 +9,7 @@ from batchling import limits
 from batchling.errors import CallError
 from batchling.ledger import OVER, UNCERTAIN, Attempt, Shard
 from batchling.models import KEY_LENGTH, Batch, Response
-from batchling.runner.identity import Relation, by_file, contradicts, listing, may_be_own, own, relation
+from batchling.runner.identity import Relation, by_file, contradicts, is_marked, listing, may_be_own, own, relation
 from batchling.runner.session import Session, gone_for_long
 from batchling.runner.shards import read_index
 
@@ -45,20 +45,30 @@ def adopt_from_list(session: Session, group: str) -> bool:
     session.unended.pop(group, None)
     lanes = [kit.lane.number for kit in session.kits_of(group)]
     session.undecided.discard(group)
+    marked: list[Batch] = []
+    filed: list[Batch] = []
     for row in listing(session, group):
         shown.add(row.id)
-        mine = own(row, session, group)
         if session.knows(row.id, group):
             continue
-        # A row with an input file of ours is worth a look, whatever its metadata says.
-        worth = mine or by_file(row, session, lanes)
-        if worth is not None:
-            decided = _take(session, group, row.id, worth)
-            if not decided and (mine is not None or not _is_known_foreign(session, row.id)):
-                clear = False
-                session.undecided.add(group)
+        # A row with an input file of ours is worth a look, whatever its metadata says. One with our marks goes first:
+        # where file ids come back, the same id is on other people's batches too.
+        mine = own(row, session, group)
+        if (mine or by_file(row, session, lanes)) is not None:
+            (marked if mine is not None and is_marked(row, session, session.state.shards[mine[0]]) else filed).append(
+                row
+            )
         elif since is not None:
             doubtful.append(row)
+    for row in [*marked, *filed]:
+        mine = own(row, session, group)
+        worth = mine or by_file(row, session, lanes)
+        if worth is None or session.knows(row.id, group):
+            continue
+        decided = _take(session, group, row.id, worth)
+        if not decided and (mine is not None or not _is_known_foreign(session, row.id)):
+            clear = False
+            session.undecided.add(group)
     if since is None:
         return clear
     clear = _examine(session, group, doubtful, since) and clear
@@ -262,19 +272,29 @@ def _take(session: Session, group: str, batch_id: str, mine: tuple[int, int], ba
         session.unread[batch_id] = session.clock.now() + (FOREIGN_SECONDS if foreign else ASK_AGAIN_SECONDS)
         return foreign
     place = {"shard": shard.number, "attempt": attempt.number, "batch_id": batch_id}
+    undecided = False
     for known in [a for a in shard.attempts if a.batch_id is not None]:
         assert known.batch_id is not None
+        if (batch_id, known.batch_id) in session.apart:
+            continue
         if batch.id == known.batch_id:
             session.record({"kind": "alias", **place, "attempt": known.number})
             return True
         other = _get(session, group, known.batch_id)
         if other is None and not gone_for_long(session, session.kit(shard), f"batch {known.batch_id}"):
-            session.unread[batch_id] = session.clock.now() + ASK_AGAIN_SECONDS
-            return False
+            undecided = True  # the others are compared all the same: what is found out is kept for the next look
+            continue
         over = known.phase in OVER and other is not None and other.terminal and not batch.terminal
         if not over and (other is None or relation(batch, batch_id, other, known.batch_id) is Relation.ALIAS):
             session.record({"kind": "alias", **place, "attempt": known.number})
             return True
+        if known is attempt and other is not None and _is_anothers(session, shard, batch, other):
+            session.unread[batch_id] = session.clock.now() + FOREIGN_SECONDS
+            return True
+        session.apart.add((batch_id, known.batch_id))
+    if undecided:
+        session.unread[batch_id] = session.clock.now() + ASK_AGAIN_SECONDS
+        return False
     if attempt.batch_id is not None:
         # One create, two batches: something between us and the provider sent it again.
         session.record({"kind": "duplicate", **place})
@@ -282,6 +302,14 @@ def _take(session: Session, group: str, batch_id: str, mine: tuple[int, int], ba
     session.batches[batch_id] = batch
     session.record({"kind": "created", **place, "adopted": True})
     return True
+
+
+def _is_anothers(session: Session, shard: Shard, batch: Batch, known: Batch) -> bool:
+    """Of two batches with one input file, only the known one carries our marks: the server gives file ids again.
+
+    What sends a create twice sends its marks twice.
+    """
+    return is_marked(known, session, shard) and not is_marked(batch, session, shard)
 
 
 def tell_aliases_apart(session: Session, group: str, batch_id: str, batch: Batch) -> None:

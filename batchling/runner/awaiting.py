@@ -146,6 +146,8 @@ def _settle(workspace: Refreshes, session: Session, name: str, library: Library)
                 awaits.append(_hold(session, plan, name, theirs))
                 left -= theirs
         if left:
+            # Their request files come before the event that plans them: a kill in between is no journal that lost its end.
+            session.record({"kind": "taking_over", "plan_id": name})
             writer = ShardWriter(
                 disk,
                 folder,

@@ -79,12 +79,12 @@ def check_beginning(disk: Disk, folder: PlanFolder, state: State) -> None:
     """Whether the journal still has what it had when the plan appeared.
 
     A plan's folder is renamed into place after its first shards are journaled, so a request file that the journal knows
-    nothing of means that its end is missing, and with it what was sent.
+    nothing of means that its end is missing, and with it what was sent. Unless it says that they were about to be written.
 
     Raises:
         JournalError: it has not.
     """
-    if not state.shards and disk.exists(folder.shard(1)):
+    if not state.shards and not state.taking_over and disk.exists(folder.shard(1)):
         raise _broken(folder, folder.journal, "the journal ends before its first batch, whose requests are there")
 
 

@@ -17,11 +17,11 @@ from batchling.collect import lines, why_failed
 from batchling.disk import Disk, Writer
 from batchling.errors import CallError, CallNotFound, CallRefused, CallUnavailable, ProviderError
 from batchling.ledger import Action, Attempt, Shard
-from batchling.models import Response
+from batchling.models import KEY_LENGTH, Response
 from batchling.runner.gathering import batch_document
 from batchling.runner.polling import BUSY_SECONDS, leave, throttled
 from batchling.runner.session import MISSING_LOOKS, Download, LaneKit, Session, gone, stays
-from batchling.runner.shards import chunks, read_index
+from batchling.runner.shards import chunks, custom_id_suffix, read_index
 
 REFUSED_LOOKS, REFUSED_SECONDS = 6, 600.0
 """Refusals of a download in the provider's own words (400, 410), and the time they take, after which it is given up."""
@@ -145,7 +145,11 @@ def _weigh(session: Session, shard: Shard, attempt: Attempt, downloads: dict[str
         and sum(d.lines for d in got.values()) >= rows
         and (announced is None or lines_out >= min(announced, rows))
     ):
-        return True
+        # Lines are not answers yet: some are for nobody, and some are there twice.
+        named = {kind: _named(session, shard, _part(session, shard, attempt, kind)) for kind in got}
+        answers = len(named.get("output", ()))
+        if len(set().union(*named.values())) >= rows and (announced is None or answers >= min(announced, rows)):
+            return True
     keys = {kind: _keys(session, shard, _part(session, shard, attempt, kind)) for kind in got}
     present = set().union(*keys.values())
     answered = len(keys.get("output", ()))
@@ -155,7 +159,10 @@ def _weigh(session: Session, shard: Shard, attempt: Attempt, downloads: dict[str
     # From here on rows have no line, or a file has no end.
     enough = announced is not None and answered >= min(announced, rows)
     if output is not None and output.sha256 is not None and not (output.torn or output.short) and enough:
-        session.parts[shard.number, attempt.number, "output"] = output
+        # Counts alone vouch for no file: it is not fetched again when its size agrees, or it arrived like this three times.
+        same = f"{output.file_id} {output.sha256}"
+        if output.stated == output.bytes or stays(session, same, SAME_LOOKS, 0.0):
+            session.parts[shard.number, attempt.number, "output"] = output
     lost = False
     for kind, download in downloads.items():
         if download.error is not None:
@@ -184,6 +191,10 @@ def _weigh(session: Session, shard: Shard, attempt: Attempt, downloads: dict[str
         )
         if agrees and attempt.reason != "completed":  # which has a line for each row
             looks, seconds = SAME_LOOKS, SAME_SECONDS
+    elif any(d.stated is None for d in got.values()):
+        # Counts alone do not show a file that was cut between two lines: they may be too low, or lag behind.
+        problem = f"have lines for {len(present):,} of {rows:,} rows, and nothing says how long they are"
+        looks, seconds = SAME_LOOKS, SAME_SECONDS
     if problem is None:
         return not lost
     # The same bytes for long are what the provider has; other bytes each time are a bad connection.
@@ -246,9 +257,24 @@ def _take(
     }
 
 
+def _named(session: Session, shard: Shard, path: Path) -> set[bytes]:
+    """Requests of the shard whose custom_id stands in a line of a file: `_keys` without decoding, for the usual case."""
+    wanted = {key.encode() for key in _wanted(session, shard)}
+    suffix = custom_id_suffix(session.folder.tail, shard.number).encode()
+    found = set()
+    for _, line in lines(chunks(session.disk, path)):
+        end = line.find(suffix)
+        found.add(line[max(0, end - KEY_LENGTH) : max(0, end)])
+    return found & wanted
+
+
+def _wanted(session: Session, shard: Shard) -> set[str]:
+    return {entry.key for entry in read_index(session.disk, session.folder.index(shard.number))}
+
+
 def _keys(session: Session, shard: Shard, path: Path) -> set[str]:
     """Requests of the shard that a file has lines for."""
-    wanted = {entry.key for entry in read_index(session.disk, session.folder.index(shard.number))}
+    wanted = _wanted(session, shard)
     decode = session.kit(shard).envelope.decode
     decoded = (decode(line) for _, line in lines(chunks(session.disk, path)))
     return {response.key for response in decoded if isinstance(response, Response)} & wanted

@@ -19,7 +19,7 @@ from batchling.runner.judging import Kept, charge_at, judge_again, judge_by_sche
 from batchling.runner.reading import Document, Tally, absent_outcome, said, tally_documents, tally_summary
 from batchling.runner.refusals import blamed, faults_of, read_refused, refused_lines
 from batchling.runner.session import LaneKit, Session
-from batchling.runner.shards import READ_BYTES, read_also, read_index
+from batchling.runner.shards import READ_BYTES, custom_id_suffix, read_also, read_index
 from batchling.runner.shards import chunks as chunks
 
 
@@ -126,7 +126,7 @@ def decode_attempt(
         The counts, and why the provider refuses the whole lane (None: it does not).
     """
     entries = read_index(disk, folder.index(shard.number))
-    suffix = f"-{folder.tail}-{shard.number:04d}"
+    suffix = custom_id_suffix(folder.tail, shard.number)
     blots = Blots(disk, folder.blotted(shard.number, attempt.number), kit.scrubber)
     target = folder.decoded(shard.number, attempt.number)
     kept = Kept(disk, [target, folder.judged_again(target)], kit.schemas)

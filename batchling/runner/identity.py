@@ -28,9 +28,22 @@ def own(batch: Batch, session: Session, group: str) -> tuple[int, int] | None:
     """
     lanes = [kit.lane.number for kit in session.kits_of(group)]
     marked = batch.metadata.get("batchling_plan")
-    if marked is not None and marked != session.folder.tail:
+    if (marked is not None and marked != session.folder.tail) or _made_of_other_bytes(batch, session):
         return None
     return _named(batch, session, lanes) or by_file(batch, session, lanes)
+
+
+def _made_of_other_bytes(batch: Batch, session: Session) -> bool:
+    """Its marks name a file that is none of our shards, so it is not made from one of ours, whatever file id it shows."""
+    sha256 = batch.metadata.get("batchling_sha256")
+    return sha256 is not None and all(sha256 != shard.sha256 for shard in session.state.shards.values())
+
+
+def is_marked(batch: Batch, session: Session, shard: Shard) -> bool:
+    """It carries every mark that a submission of a shard is sent with."""
+    lane = session.kit(shard).lane.number
+    place = _named(batch, session, [lane])
+    return place is not None and place[0] == shard.number
 
 
 def may_be_own(batch: Batch, session: Session, group: str) -> bool:
@@ -74,9 +87,11 @@ def contradicts(batch: Batch, session: Session, shard: Shard, attempt: Attempt) 
     (llm-d-incubation/llm-d-batch-gateway#645). Gateways encode file ids and drop metadata, so one mark that is
     missing or looks different proves nothing; and where the input file is ours, the custom_ids of its results decide.
     """
+    meta = batch.metadata
+    if _made_of_other_bytes(batch, session):
+        return "it was made from another file"
     if batch.input_file_id is not None and batch.input_file_id == attempt.file_id:
         return None
-    meta = batch.metadata
     if "batchling_sha256" in meta or "batchling_plan" in meta:
         theirs = (meta.get("batchling_plan"), meta.get("batchling_sha256"))
         if theirs == (session.folder.tail, shard.sha256):
@@ -106,7 +121,8 @@ def relation(one: Batch, asked_one: str, other: Batch, asked_other: str) -> Rela
     if one.id == asked_other or other.id == asked_one or one.id == other.id:
         return Relation.ALIAS
     attempts = {b.metadata.get("batchling_attempt") for b in (one, other)} - {None}
-    if len(attempts) == 2:
+    bytes_of = {b.metadata.get("batchling_sha256") for b in (one, other)} - {None}
+    if len(attempts) == 2 or len(bytes_of) == 2:
         return Relation.DIFFERENT
     made = [b.created_at for b in (one, other) if b.created_at is not None]
     if len(made) == 2 and abs(made[0] - made[1]) >= SAME_SECONDS:

@@ -55,6 +55,9 @@ SURE_LOOKS, SURE_SECONDS = 3, 60.0
 WORD_LOOKS, WORD_SECONDS = 3, 300.0
 """The same for a status that is not one of the API's final words although all answers and their files are there."""
 
+EMPTY_LOOKS, EMPTY_SECONDS = 3, 600.0
+"""The same for a batch that stopped by itself, names no file and says that it answered nothing: both can lag behind."""
+
 RUNNING = frozenset({"validating", "in_progress", "finalizing", "cancelling"})
 
 
@@ -326,10 +329,12 @@ def _is_over(session: Session, kit: LaneKit, shard: Shard, attempt: Attempt, bat
     wordless = batch.status == "failed" and not (batch.errors or batch.output_file_id or batch.error_file_id)
     if wordless and not stays(session, f"{where} failed without a word", SURE_LOOKS, SURE_SECONDS):
         return False
-    return not _files_to_come(session, kit, batch, where, (shard.number, attempt.number))
+    return not _files_to_come(session, kit, batch, where, attempt, (shard.number, attempt.number))
 
 
-def _files_to_come(session: Session, kit: LaneKit, batch: Batch, where: str, place: tuple[int, int]) -> bool:
+def _files_to_come(
+    session: Session, kit: LaneKit, batch: Batch, where: str, attempt: Attempt, place: tuple[int, int]
+) -> bool:
     """A batch that is over and (yet) without a file for what it has answered: looked at again for a while.
 
     One that may have answered and does not say how much counts as well: files, and counts, can lag behind the status.
@@ -339,9 +344,15 @@ def _files_to_come(session: Session, kit: LaneKit, batch: Batch, where: str, pla
     nothing = batch.output_file_id is None and batch.error_file_id is None
     to_come = ((announced or expected) and batch.output_file_id is None) or (batch.failed and nothing)
     what = f"files of {where}"
-    if not to_come or gone(session, kit, what):
+    if to_come:
+        looks, seconds = MISSING_LOOKS, kit.grace_seconds
+    elif batch.status in ("expired", "cancelled") and nothing and not (announced or batch.failed or attempt.cancelling):
+        what, looks, seconds = f"anything of {where}", EMPTY_LOOKS, EMPTY_SECONDS
+    else:
         return False
-    session.pace.ends[place] = session.missing[what][0] + kit.grace_seconds
+    if stays(session, what, looks, seconds):
+        return False
+    session.pace.ends[place] = session.missing[what][0] + seconds
     return True
 
 

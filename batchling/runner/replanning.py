@@ -17,7 +17,7 @@ from batchling.runner.gathering import unfit, write_lines
 from batchling.runner.reading import Document, retriable, said
 from batchling.runner.refusals import read_refused, refused_lines
 from batchling.runner.session import LaneKit, Session
-from batchling.runner.shards import IndexEntry, ShardWriter, read_index, request_lines
+from batchling.runner.shards import IndexEntry, ShardWriter, custom_id_suffix, read_index, request_lines
 
 
 def replan(session: Session, action: Action) -> None:
@@ -183,7 +183,7 @@ def set_aside(
     """
     kit = session.kit(shard)
     entries = read_index(session.disk, session.folder.index(shard.number))
-    suffix = f"-{session.folder.tail}-{shard.number:04d}"
+    suffix = custom_id_suffix(session.folder.tail, shard.number)
     raw = session.folder.raw(shard.number, attempt.number, "refused")
     content = refused_lines(refused, suffix)
     write_file(session.disk, raw, content)

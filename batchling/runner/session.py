@@ -173,6 +173,7 @@ class Session:
         parts: (shard, attempt, kind) → a file that arrived whole while another of its batch did not.
         unended: group → listed batches without a mark that may be ours, and do not say so before they have ended.
         foreign: listed batches without a mark whose results are somebody else's.
+        apart: (listed batch id, known batch id) that GETs of both showed to be two batches.
         set_aside: lane → batches known at the last refusal that blamed single lines, and such refusals in a row.
     """
 
@@ -201,6 +202,7 @@ class Session:
     set_aside: dict[int, tuple[int, int]] = field(default_factory=dict)
     unended: dict[str, set[str]] = field(default_factory=dict)
     foreign: set[str] = field(default_factory=set)
+    apart: set[tuple[str, str]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.clock.not_before(self.state.ts)

@@ -23,6 +23,11 @@ Encode = Callable[[str, str, bytes], bytes]
 """(custom_id, URL path, body) → one line, newline included."""
 
 
+def custom_id_suffix(tail: str, shard: int) -> str:
+    """What follows a request's key in its custom_id. `tail`: the last part of the plan's id."""
+    return f"-{tail}-{shard:04d}"
+
+
 class IndexEntry(NamedTuple):
     """One request of a shard, as its index names it. `parent` is the root of a repair, else empty."""
 
@@ -106,7 +111,7 @@ class ShardWriter:
         shape = self.lanes[lane]
         shard = self._open.get(lane)
         number = self.next if shard is None else shard.number
-        line = shape.encode(f"{key}-{self.folder.tail}-{number:04d}", shape.path, body)
+        line = shape.encode(key + custom_id_suffix(self.folder.tail, number), shape.path, body)
         # The line's size is known before its place: the next shard's number has as many digits as this one's, or one more.
         size = len(line) + len(f"{self.next:04d}") - len(f"{number:04d}")
         longest = self._longest[lane]
@@ -125,7 +130,7 @@ class ShardWriter:
                     f"more than {MAX_SHARDS:,} batches in one plan", next_command="split the experiment with data.where"
                 )
             if number != self.next:
-                line = shape.encode(f"{key}-{self.folder.tail}-{self.next:04d}", shape.path, body)
+                line = shape.encode(key + custom_id_suffix(self.folder.tail, self.next), shape.path, body)
             number = self.next
             self.next += 1
             shard = self._open[lane] = _Open(

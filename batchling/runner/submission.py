@@ -15,11 +15,12 @@ from batchling.errors import (
     ProviderError,
     UnfinishedError,
 )
-from batchling.ledger import Action, Attempt, Phase, Shard, at_stake, resubmit_limit
+from batchling.ledger import OVER, Action, Attempt, Phase, Shard, at_stake, resubmit_limit
 from batchling.models import Submission
 from batchling.runner import replanning
 from batchling.runner.adoption import ASK_AGAIN_SECONDS, adopt_from_list
 from batchling.runner.gathering import give_up
+from batchling.runner.polling import BUSY_SECONDS
 from batchling.runner.refusals import blamed, faults_of, learned
 from batchling.runner.session import MISSING_LOOKS, Session, stays
 from batchling.runner.shards import chunks, read_index
@@ -62,7 +63,7 @@ check of the protocol explores as many."""
 
 
 LAST_LIST_SECONDS = 3600.0
-"""How long a plan of which everything is collected waits for a list in which a batch of it might stand twice."""
+"""How long a plan with nothing else to wait for waits for a list in which a batch of it might stand twice, or be shown."""
 
 NO_LIST = "the provider cannot list batches, so nothing can prove that it did not happen"
 BROKEN_LIST = "the provider's list cannot be read, so nothing can prove that it did not happen"
@@ -255,6 +256,7 @@ def recover(session: Session, action: Action) -> None:
     try:
         if kit.lane.can_list:
             adopt_from_list(session, kit.lane.group)
+            _listed(session, kit.lane.group)
         if attempt.phase is not Phase.CREATING:
             session.settled("recover", shard.number, attempt.number)
             return
@@ -262,7 +264,9 @@ def recover(session: Session, action: Action) -> None:
             session.record({"kind": "parked", **where, "why": NO_LIST})
             return
     except CallError as error:
-        if _is_broken(session, "recover", shard.number, attempt.number, error):
+        if _is_broken(session, "recover", shard.number, attempt.number, error) or _is_down(
+            session, kit.lane.group, error
+        ):
             session.record({"kind": "parked", **where, "why": f"{BROKEN_LIST}: {error.message}"[:500]})
             return
         session.backoff("recover", shard.number, attempt.number, error, base=RETRY_SECONDS, what="recover")
@@ -299,12 +303,15 @@ def settle(session: Session, action: Action) -> None:
     try:
         clear = adopt_from_list(session, kit.lane.group)
     except CallError as error:
-        if _is_broken(session, "settle", shard.number, attempt.number, error):
+        if _is_broken(session, "settle", shard.number, attempt.number, error) or _is_down(
+            session, kit.lane.group, error
+        ):
             session.record({"kind": "parked", **where, "why": f"{BROKEN_LIST}: {error.message}"[:500]})
             return
         session.backoff("settle", shard.number, attempt.number, error, base=RETRY_SECONDS, what="recover")
         return
     session.settled("settle", shard.number, attempt.number)
+    _listed(session, kit.lane.group)
     if attempt.phase is not Phase.FENCED:
         return
     waits = session.unended.get(kit.lane.group)
@@ -348,14 +355,23 @@ def audit(session: Session, action: Action) -> None:
         adopt_from_list(session, action.group)
     except CallError as error:
         # With nothing left but this look, a list that cannot be read to its end does not keep the plan open for long.
-        over = all(s.over for s in session.state.shards.values() if session.kit(s).lane.group == action.group)
-        hopeless = over and stays(session, "no list of " + action.group, MISSING_LOOKS, LAST_LIST_SECONDS)
-        if not (hopeless or _is_broken(session, "audit " + action.group, 0, 0, error)):
+        ours = [(s, a) for s, a in session.state.attempts() if session.kit(s).lane.group == action.group]
+        waited_for = [(s.number, a.number) for s, a in ours if a.phase not in OVER]
+        last = all(place in session.pace.unread for place in waited_for)
+        failing = _without_a_list(session, action.group)
+        hopeless = last and failing >= LAST_LIST_SECONDS
+        if not ((hopeless and not waited_for) or _is_broken(session, "audit " + action.group, 0, 0, error)):
             session.backoff("audit " + action.group, 0, 0, error, base=RETRY_SECONDS, what="audit")
+            if error.status is not None and (hopeless or failing >= BUSY_SECONDS):
+                # What is out may still turn up, and what is not sent yet may be out: nothing of it is decided without a list.
+                if action.group not in session.pace.unlisted:
+                    said = {"group": action.group, "status": error.status, "why": error.message[:500]}
+                    session.record({"kind": "unlisted", **said})
+                session.pace.unlisted.add(action.group)
             return
         session.observer.trouble(session, "the audit is skipped: the provider's list cannot be read", error, 0.0)
     session.settled("audit " + action.group, 0, 0)
-    session.missing.pop("no list of " + action.group, None)
+    _listed(session, action.group)
     session.pace.audits[action.group] = session.clock.now()
     looks = session.failures.get(("look again " + action.group, 0, 0), 0) + 1
     if action.group in session.undecided and looks < LAST_LOOKS:
@@ -367,6 +383,25 @@ def audit(session: Session, action: Action) -> None:
         return
     session.settled("look again " + action.group, 0, 0)
     session.pace.audited_seq[action.group] = session.state.seq
+
+
+def _without_a_list(session: Session, group: str) -> float:
+    """Counts another failure of a group's list; seconds since which there was none without one, 0 while these are few."""
+    what = f"no list of {group}"
+    stays(session, what, 0, 0.0)
+    since, n = session.missing[what]
+    return session.clock.now() - since if n >= MISSING_LOOKS else 0.0
+
+
+def _listed(session: Session, group: str) -> None:
+    """A group's list was read to its end."""
+    session.missing.pop(f"no list of {group}", None)
+    session.pace.unlisted.discard(group)
+
+
+def _is_down(session: Session, group: str, error: CallError) -> bool:
+    """The provider has answered for a day that it cannot list: an outage would be over. Nobody at all is waited for."""
+    return error.status is not None and _without_a_list(session, group) >= BUSY_SECONDS
 
 
 def _is_broken(session: Session, do: str, shard: int, attempt: int, error: CallError) -> bool:

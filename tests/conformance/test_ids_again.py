@@ -161,3 +161,39 @@ def test_a_batch_id_that_two_providers_give_is_two_batches(bench: Workbench, los
         outcome = bench.run("provider.base_url=" + ",".join((bench.server.url, other.url)), multirun=True)
         assert outcome.exit_code == 0
         assert (bench.server.times_answered(), other.times_answered()) == ({1}, {1})
+
+
+THEIRS: dict[str, dict[str, str] | None] = {
+    "no marks": None,
+    "marks of their own": {"team": "theirs"},
+    "another plan's": {"batchling_plan": "f00f00"},
+    "ours, made of other bytes": {"batchling_sha256": "0" * 64},
+}
+
+
+@pytest.mark.parametrize("marks", THEIRS)
+@pytest.mark.parametrize("last", [True, False])
+def test_somebody_elses_batch_with_a_file_id_of_ours_takes_no_place_and_is_not_cancelled(
+    bench: Workbench, marks: str, last: bool
+) -> None:
+    """A server that counts files from 1: the id of the file that was deleted is given to the next who uploads one."""
+    normal = bench.server.normal
+
+    def with_theirs(request: Request) -> Wire:
+        document = json.loads(normal(request).body)
+        ours = document["data"][-1] if document["data"] else {"id": "", "input_file_id": None, "metadata": {}}
+        given = THEIRS[marks]
+        metadata = given and ({**ours["metadata"], **given} if "batchling" in next(iter(given)) else given)
+        theirs = {**ours, "id": "batch_theirs", "metadata": metadata, "created_at": 1_790_000_900}
+        bench.server.on("GET", "/v1/batches/batch_theirs", reply({**theirs, "status": "in_progress"}))
+        rows = [*document["data"], theirs] if last else [theirs, *document["data"]]
+        return reply({**document, "data": rows if ours["id"] else []})(request)
+
+    bench.server.on("GET", "/v1/batches", with_theirs)
+    bench.server.on(*CREATE, bench.server.lost(reset()), normal)
+    outcome = bench.run()
+    assert (outcome.exit_code, bench.states(), bench.server.creates) == (0, {"ok": 3}, 1)
+    assert bench.server.times_answered() == {1}
+    assert [event["batch_id"] for event in bench.events(kind="created")] == ["batch_0001"]
+    assert not bench.events(kind="duplicate") and not bench.events(kind="alias")
+    assert not bench.server.requests("POST", "*/cancel")

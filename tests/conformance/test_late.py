@@ -214,3 +214,68 @@ def test_17_an_error_file_that_arrives_empty_once_is_fetched_again_where_nothing
     bench.server.on("GET", "/v1/files/*/content", *[unmeasured(b"")] * 3, bench.server.normal)
     outcome = bench.run()
     assert bench.states(outcome) == {"error": 3} and not outcome.not_received
+
+
+@pytest.mark.parametrize("status", ["expired", "cancelled"])
+def test_13_a_batch_that_stopped_by_itself_and_says_that_it_answered_nothing_is_looked_at_again(
+    bench: Workbench, status: str
+) -> None:
+    """Files and counts both come later than the status."""
+    bench.rows(6)
+    bench.server.endings = [Ending(status, answers=4, explain=False), Ending()]
+    late(bench, {"total": 6, "completed": 0, "failed": 0})
+    outcome = bench.run()
+    assert bench.states(outcome)["ok"] >= 4 and bought(bench) == {1}
+
+
+def test_13_a_batch_that_expired_without_an_answer_is_asked_again_after_minutes(bench: Workbench) -> None:
+    bench.server.endings = [Ending("expired", answers=0, explain=False), Ending()]
+    nothing = {"total": 3, "completed": 0, "failed": 0}
+    bench.server.show = lambda view: {**view, "request_counts": nothing} if view["status"] == "expired" else view
+    outcome = bench.run()
+    assert (outcome.exit_code, bench.server.creates) == (0, 2)
+    assert bench.clock.passed < 3600
+
+
+@pytest.mark.parametrize("counts", ["too low", "right"])
+def test_17_a_file_that_is_cut_between_two_lines_once_is_fetched_again_where_nothing_says_how_long_it_is(
+    bench: Workbench, counts: str
+) -> None:
+    """No Content-Length, no size, and counts that fit what arrived."""
+
+    def show(view: dict[str, Any]) -> dict[str, Any]:
+        low = {"total": 3, "completed": 2, "failed": 0}
+        return {**view, "request_counts": low} if counts == "too low" and view["status"] == "completed" else view
+
+    def first_two(request: Request) -> Wire:
+        whole = bench.server.normal(request).body
+        return unmeasured(b"".join(whole.splitlines(keepends=True)[:2]))(request)
+
+    bench.server.show = show
+    bench.server.on("GET", "/v1/files/*", gateway(500))
+    bench.server.on("GET", "/v1/files/*/content", first_two, first_two, bench.server.normal)
+    assert bench.run().exit_code == 0
+    assert bench.server.creates == 1 and bought(bench) == {1}
+
+
+@pytest.mark.parametrize("beside", ["nobody's line", "a line twice"])
+def test_14_lines_are_no_answers(bench: Workbench, beside: str) -> None:
+    """As many lines as rows, of the stated size; one of them is no row's answer, and the file still fills."""
+
+    def arrange(out: list[bytes], errors: list[bytes]) -> tuple[bytes, None]:
+        nobody = json.dumps({**json.loads(out[0]), "custom_id": "k1-" + "0" * 40 + "-000000-0001"}).encode() + b"\n"
+        return b"".join([out[0], out[1], nobody if beside == "nobody's line" else out[0], out[2]]), None
+
+    def three(request: Request) -> Wire:
+        return reply(b"".join(bench.server.normal(request).body.splitlines(keepends=True)[:3]))(request)
+
+    def size_of_three(request: Request) -> Wire:
+        content = bench.server.files[request.path.rsplit("/", 1)[-1]]
+        size = sum(len(line) for line in content.splitlines(keepends=True)[:3])
+        return reply({"id": "file", "object": "file", "bytes": size})(request)
+
+    bench.server.arrange = arrange
+    bench.server.on("GET", "/v1/files/*", size_of_three, size_of_three, bench.server.normal)
+    bench.server.on("GET", "/v1/files/*/content", three, three, bench.server.normal)
+    assert bench.run().exit_code == 0
+    assert bench.server.creates == 1 and bought(bench) == {1}

@@ -9,10 +9,11 @@ import pytest
 
 from batchling.api import verbs
 from batchling.api.outcome import Outcome
-from batchling.errors import UsageError
+from batchling.errors import DetachedError, UsageError
+from batchling.runner.shards import ShardWriter
 from tests.servers.batches import Ending, failed, fitting, text_of
 from tests.servers.scripted import gateway, refuse, reply, reset
-from tests.workbench import ENDLESS, KEY_VARIABLE, Workbench
+from tests.workbench import ENDLESS, EXPERIMENT, KEY_VARIABLE, Workbench
 
 CREATE = ("POST", "/v1/batches")
 
@@ -161,3 +162,33 @@ def test_the_command_works_without_a_key(bench: Workbench) -> None:
     assert done.returncode == 0 and "given up" in done.stdout, done.stderr
     assert bench.cli("rm", plan.plan_id, "--force").returncode == 0
     assert not plan.folder.exists()
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_what_is_taken_over_may_be_interrupted_when_its_requests_are_written(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    """Ctrl-C after the request files of a plan that only waited are there, before its journal has them."""
+    bench.rows(rows)
+    bench.server.endings = [Ending(statuses=("in_progress",) * 10_000)]
+    first = bench.run(detach=True)
+    bench.write({"experiments/other/config.yaml": EXPERIMENT.replace("name: ask", "name: other")})
+    bench.rows(rows, name="other")
+    second = bench.run(name="other", detach=True)
+    assert second.reason == "awaiting"
+    bench.server.endings = [Ending()]
+    verbs.resolve(first.plan_id, runs=bench.runs, decision="drop", shard=1, force=True)
+    written = ShardWriter.finish
+
+    def interrupted(writer: ShardWriter) -> object:
+        written(writer)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ShardWriter, "finish", interrupted)
+    with pytest.raises(DetachedError):
+        bench.watch(second.plan_id)
+    monkeypatch.setattr(ShardWriter, "finish", written)
+    assert verbs.status(second.plan_id, runs=bench.runs).plan_id == second.plan_id
+    (outcome,) = bench.watch(second.plan_id)
+    assert (outcome.exit_code, outcome.states, bench.server.creates) == (0, {"ok": rows}, 2)
+    assert bench.server.times_answered() == {1}, "the batch that was given up has answered nothing"

@@ -11,7 +11,7 @@ import pytest
 from batchling.api import verbs
 from batchling.errors import ProviderError
 from tests.servers.batches import Ending
-from tests.servers.scripted import Behaviour, Request, Wire, gateway, refuse, reply
+from tests.servers.scripted import Behaviour, Request, Wire, gateway, refuse, reply, reset
 from tests.workbench import Workbench
 
 HOUR = 3600.0
@@ -143,3 +143,55 @@ def test_a_list_row_of_such_a_batch_ends_nothing(bench: Workbench) -> None:
     outcome = bench.run("limits.max_requests=1")
     assert (outcome.reason, outcome.states, bench.server.creates) == ("unread", {"pending": 4}, 4)
     assert len(bench.server.requests("GET", "/v1/batches/*")) < 4 * 60
+
+
+def test_a_provider_that_answers_every_get_with_5xx_is_left_after_a_day(bench: Workbench) -> None:
+    """The batch is left after a day, and by then the list has failed for long enough too."""
+    bench.clock.sleeps = -3000
+    bench.server.endings = [Ending(statuses=("in_progress",) * 1000)]
+    bench.run(detach=True)
+    bench.server.on("GET", "/v1/batches", gateway(503))
+    bench.server.on("GET", "/v1/batches/*", gateway(503))
+    (outcome,) = bench.watch()
+    assert (outcome.reason, outcome.exit_code, bench.server.creates) == ("unread", 75, 1)
+    assert 24 * HOUR <= bench.clock.passed < 26 * HOUR
+    assert (outcome.next_command or "").startswith(f"batchling resolve {outcome.plan_id} --drop --shard 1")
+
+
+@pytest.mark.parametrize("list_says", [gateway(503), refuse(500, None, "no"), refuse(429, None, "slow down")])
+def test_a_batch_that_is_not_there_and_a_list_that_is_down_end_after_hours(bench: Workbench, list_says: Any) -> None:
+    bench.clock.sleeps = -3000
+    bench.run(detach=True)
+    bench.server.on("GET", "/v1/batches", list_says)
+    bench.server.on("GET", "/v1/batches/*", refuse(404, None, "No batch"))
+    (outcome,) = bench.watch()
+    assert (outcome.reason, outcome.exit_code, bench.server.creates) == ("unread", 75, 1)
+    assert HOUR <= bench.clock.passed < 6 * HOUR
+
+
+def test_a_list_that_is_down_for_a_day_leaves_a_create_of_unknown_fate_to_a_person(bench: Workbench) -> None:
+    bench.clock.sleeps = -3000
+    bench.server.on("POST", "/v1/batches", reset())
+    bench.server.on("GET", "/v1/batches", gateway(503))
+    outcome = bench.run()
+    assert (outcome.reason, outcome.exit_code, bench.server.creates) == ("parked", 75, 0)
+    assert 24 * HOUR <= bench.clock.passed < 26 * HOUR
+
+
+def test_what_may_be_out_is_not_sent_while_the_list_is_down_and_the_command_ends(bench: Workbench) -> None:
+    bench.clock.sleeps = -3000
+    plan = bench.run(detach=True)
+    journal = plan.folder / "journal.jsonl"
+    kept = journal.read_bytes().splitlines(keepends=True)
+    planned = next(n for n, text in enumerate(kept) if json.loads(text)["kind"] == "planned")
+    journal.write_bytes(b"".join(kept[: planned + 1]))
+    bench.server.on("GET", "/v1/batches", gateway(503))
+    (outcome,) = bench.watch()
+    assert (outcome.reason, outcome.exit_code, bench.server.creates) == ("unread", 75, 1)
+    assert 24 * HOUR <= bench.clock.passed < 26 * HOUR
+    assert outcome.next_command == f"batchling watch {plan.plan_id}"
+    assert any("does not list its batches" in text for text in outcome.details), outcome.details
+    bench.server.on("GET", "/v1/batches", bench.server.normal)
+    (again,) = bench.watch()
+    assert (again.exit_code, again.states, bench.server.creates) == (0, {"ok": 3}, 1)
+    assert bench.server.times_answered() == {1}

@@ -446,6 +446,11 @@ class Schedule:
                 if self.refusals > 6:
                     self.cancel_at = number + 1
         self.result.ended = ended
+        # From the journal: a kill between writing an event and telling of it leaves no other trace.
+        presumed = (
+            e for e in read(self.disk, self.folder.journal) if e["kind"] == "absent" and e.get("by") != "person"
+        )
+        self.result.presumed = {event["shard"] for event in presumed}
         if ended != "finished":
             raise Broken(f"neither finished nor parked after {MAX_PROCESSES} processes: {ended}")
         self._check_end()
@@ -585,8 +590,6 @@ class Schedule:
             limit = self.servers[event["group"]].faults.enqueued_tokens
             if limit is None or event["limit"] < limit:
                 raise Broken(f"a limit of {event['limit']:,} tokens is believed, and the provider's is {limit}")
-        if event["kind"] == "absent" and event.get("by") != "person":
-            self.result.presumed.add(event["shard"])
 
     def polled(self, session: Session) -> None: ...
 
