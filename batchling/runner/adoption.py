@@ -45,23 +45,22 @@ def adopt_from_list(session: Session, group: str) -> bool:
     session.unended.pop(group, None)
     lanes = [kit.lane.number for kit in session.kits_of(group)]
     session.undecided.discard(group)
-    marked: list[Batch] = []
-    filed: list[Batch] = []
+    first: list[tuple[Batch, tuple[int, int] | None]] = []
+    then: list[tuple[Batch, tuple[int, int] | None]] = []
     for row in listing(session, group):
         shown.add(row.id)
         if session.knows(row.id, group):
             continue
-        # A row with an input file of ours is worth a look, whatever its metadata says. One with our marks goes first:
-        # where file ids come back, the same id is on other people's batches too.
         mine = own(row, session, group)
-        if (mine or by_file(row, session, lanes)) is not None:
-            (marked if mine is not None and is_marked(row, session, session.state.shards[mine[0]]) else filed).append(
-                row
-            )
+        # A row with an input file of ours is worth a look, whatever its metadata says. One with our marks goes first:
+        # where file ids come back, other people's batches have them too.
+        if mine is not None and is_marked(row, session, session.state.shards[mine[0]]):
+            first.append((row, mine))
+        elif mine is not None or by_file(row, session, lanes) is not None:
+            then.append((row, mine))
         elif since is not None:
             doubtful.append(row)
-    for row in [*marked, *filed]:
-        mine = own(row, session, group)
+    for row, mine in [*first, *then]:
         worth = mine or by_file(row, session, lanes)
         if worth is None or session.knows(row.id, group):
             continue

@@ -302,7 +302,43 @@ MUTANTS = [
     ),
     Mutant(
         "what is in a file that comes late is not waited for",
-        without(polling, "_files_to_come", ("if not to_come or gone(session, kit, what):", "if True:")),
+        without(polling, "_files_to_come", ("if stays(session, what, looks, seconds):", "if True:")),
+    ),
+    Mutant(
+        "a line is taken for an answer, whoever it is for",
+        without(
+            fetching,
+            "_weigh",
+            (
+                "if len(set().union(*named.values())) >= rows and (announced is None or answers >= min(announced, rows)):",
+                "if True:",
+            ),
+        ),
+        worlds=("liar",),
+        first=(77, 51),
+    ),
+    Mutant(
+        "counts alone vouch for a file of which nothing says how long it is",
+        without(
+            fetching,
+            "_weigh",
+            ("elif any(d.stated is None for d in got.values()):", "elif False:"),
+            ("if output.stated == output.bytes or stays(session, same, SAME_LOOKS, 0.0):", "if True:"),
+        ),
+        worlds=("liar",),
+        first=(331, 448),
+    ),
+    Mutant(
+        "a batch that stopped is believed at once that it answered nothing",
+        without(polling, "_files_to_come", ('batch.status in ("expired", "cancelled") and nothing', "False")),
+        worlds=("lying-batch",),
+        first=(195, 594),
+    ),
+    Mutant(
+        "a second batch with our file id is a duplicate, whatever its marks say",
+        without(adoption, "_take", ("_is_anothers(session, shard, batch, other)", "False")),
+        worlds=("same-ids",),
+        first=(77,),
     ),
     Mutant(
         "another plan's metadata is taken for ours",
