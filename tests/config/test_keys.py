@@ -12,7 +12,7 @@ from batchling.config.keys import RETIRED, all_keys, key_types
 
 PACKAGE = Path(__file__).parents[2] / "batchling"
 
-FOR_PEOPLE = {"description", "provider.checked", "provider.source"}
+FOR_PEOPLE = {"description", "provider.checked", "provider.source", "model.checked", "model.source"}
 """Keys that are there to be read by people, in the file and in the plan's copy of it."""
 
 CALLED = {
