@@ -69,7 +69,7 @@ def test_results_as_jsonl_csv_and_parquet(cli: Cli, project: Path, ran: str) -> 
     assert cli("results", ran, "-o", "out.txt").code == 2
     assert cli("results", ran, "-o", "out.txt", "--format", "csv").code == 0
     answer = cli("results", ran, "-o", "other.csv", "--format", "parquet")
-    assert answer.code == 2 and "other.csv ends as csv, and --format says parquet" in answer.err
+    assert answer.code == 2 and "other.csv ends in csv, and --format says parquet" in answer.err
     assert not (project / "other.csv").exists()
 
 
