@@ -91,7 +91,8 @@ def test_17_a_file_that_is_wrong_for_minutes_is_not_taken_for_what_there_is(benc
     assert bench.server.creates == 1 and bought(bench) == {1}
 
 
-def test_03_a_listed_batch_that_nobody_can_be_told_from_proves_no_absence(bench: Workbench) -> None:
+@pytest.mark.parametrize("results", [True, False], ids=["its results say whose it is", "its results cannot be read"])
+def test_03_a_listed_batch_that_nobody_can_be_told_from_proves_no_absence(bench: Workbench, results: bool) -> None:
     normal = bench.server.normal
 
     def nameless(request: Request) -> Wire:
@@ -108,9 +109,11 @@ def test_03_a_listed_batch_that_nobody_can_be_told_from_proves_no_absence(bench:
     bench.server.on("GET", "/v1/batches", nameless)
     bench.server.on("GET", "/v1/batches/*", bare)
     bench.server.on("POST", "/v1/batches", bench.server.lost(reset()), normal)
+    if not results:
+        bench.server.on("GET", "/v1/files/*/content", gateway(200))
     outcome = bench.run()
-    assert (outcome.exit_code, outcome.reason) == (75, "parked")
-    assert bench.server.creates == 1
+    assert (outcome.exit_code, outcome.reason) == ((0, "finished") if results else (75, "parked"))
+    assert bench.server.creates == 1 and bought(bench) == {1}
 
 
 def test_27_a_listed_batch_without_marks_is_asked_for_by_its_id(bench: Workbench) -> None:
