@@ -66,19 +66,26 @@ class Exceeded(Exception):
         return "its process died: it is nested too deeply, or too large"
 
 
-def call(function: Callable[..., Any], *args: Any, seconds: float | None = None, memory_mb: int = MEMORY_MB) -> Any:
+def call(
+    function: Callable[..., Any],
+    *args: Any,
+    seconds: float | None = None,
+    memory_mb: int = MEMORY_MB,
+    library: str = "duckdb",
+) -> Any:
     """What a function of a module returns, computed in a process of its own.
 
     Args:
         function: found again by its module and name; arguments and result are pickled.
         seconds: how long it may take; None: as long as it likes, until Ctrl-C.
         memory_mb: MiB it may take.
+        library: what it needs anyhow, imported before its memory is counted.
 
     Raises:
         Exceeded: it was ended at a limit. What the function raises is raised here.
     """
     found = None
-    for kind, value in _conversation(function, args, seconds, memory_mb):
+    for kind, value in _conversation(function, args, seconds, memory_mb, library):
         if kind == _VALUE:
             found = value
     return found
@@ -88,13 +95,13 @@ def stream(
     function: Callable[..., Iterator[Any]], *args: Any, memory_mb: int = MEMORY_MB
 ) -> Generator[Any, None, None]:
     """The same for a generator: its values one by one. Closing this ends the process."""
-    for kind, value in _conversation(function, args, None, memory_mb):
+    for kind, value in _conversation(function, args, None, memory_mb, "duckdb"):
         if kind == _NEXT:
             yield value
 
 
 def _conversation(
-    function: Callable[..., Any], args: tuple[Any, ...], seconds: float | None, memory_mb: int
+    function: Callable[..., Any], args: tuple[Any, ...], seconds: float | None, memory_mb: int, library: str
 ) -> Generator[tuple[bytes, Any], None, None]:
     deadline = None if seconds is None else time.monotonic() + seconds
     # -P: the folder that happens to be the current one is no place to import from.
@@ -107,7 +114,7 @@ def _conversation(
     ):
         try:
             assert process.stdin is not None and process.stdout is not None
-            job = pickle.dumps((function.__module__, function.__qualname__, args, memory_mb, spill, sys.path))
+            job = pickle.dumps((function.__module__, function.__qualname__, args, memory_mb, library, spill, sys.path))
             with suppress(BrokenPipeError):
                 _send(process.stdin.fileno(), _VALUE, job)
             while True:
@@ -167,12 +174,12 @@ def serve() -> None:
     out = os.dup(1)
     os.dup2(2, 1)  # nothing that a library prints gets among the messages
     _, job = _receive(0, None, None)
-    module, name, args, memory_mb, duck.SPILL, path = pickle.loads(job)
+    module, name, args, memory_mb, library, duck.SPILL, path = pickle.loads(job)
     sys.path[:] = path
     threading.Thread(target=_until_parent_is_gone, daemon=True).start()
     function: Any = importlib.import_module(module)
     with suppress(ImportError):
-        importlib.import_module("duckdb")  # before the limit: what it needs by itself is not the job's
+        importlib.import_module(library)  # before the limit: what it needs by itself is not the job's
     for part in name.split("."):
         function = getattr(function, part)
     limit(memory_mb)

@@ -404,6 +404,10 @@ class LimitsConfig(Section):
         description="Bytes that a plan's rows take, beyond which it asks first; so does a plan that needs more than half "
         "of the disk's free space.",
     )
+    unpack_factor: PositiveInt = Field(
+        default=200,
+        description="Times its size that a compressed data file (gzip, zstandard, Parquet, a spreadsheet) may hold, beyond 1 GiB.",
+    )
 
 
 class SweepConfig(Section):

@@ -154,12 +154,12 @@ def draft(
 
 def _snapshot(spec: Spec, folder: Path, runs: Path, large: Large | None) -> source.Snapshot:
     limits = spec.config.limits
-    bounds = source.Bounds(limits.plan_rows, limits.plan_bytes, limits.memory_mb)
+    bounds = source.Bounds(limits.plan_rows, limits.plan_bytes, limits.memory_mb, limits.unpack_factor)
     try:
         return source.snapshot(spec.config.data, spec.root, folder, run_lookup=run_lookup_in(runs), bounds=bounds)
     except source.TooLarge as found:
         _agree(f"the data source {found.what}", found.key, large)
-    bounds = source.Bounds(sys.maxsize - 1, sys.maxsize, limits.memory_mb)
+    bounds = source.Bounds(sys.maxsize - 1, sys.maxsize, limits.memory_mb, limits.unpack_factor)
     return source.snapshot(spec.config.data, spec.root, folder, run_lookup=run_lookup_in(runs), bounds=bounds)
 
 

@@ -28,11 +28,13 @@ class Bounds:
         rows: rows that it may bring.
         size: bytes that it may write.
         memory_mb: MiB that it may hold.
+        unpack_factor: times its size that a compressed file may hold, beyond a gigabyte.
     """
 
     rows: int
     size: int
     memory_mb: int = confined.MEMORY_MB
+    unpack_factor: int = 200
 
 
 class TooLarge(Exception):

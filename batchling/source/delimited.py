@@ -20,12 +20,14 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from batchling.duck import identifier, literal
 from batchling.errors import DataError
+from batchling.source import faults
 
 if TYPE_CHECKING:
     import duckdb
 
 _NOT_IN_TEXT = "\x1f"  # no header has it, so that a line is one value
 _HEADER_LINES = 20
+_HEADER_LENGTH = 4 << 20  # characters that are held to find it; DuckDB takes lines of 2 MB where nothing else is said
 _SEPARATOR = re.compile(r'"?sep=(.)"?\r?\n?', re.I)
 _BUFFER = 4 << 20  # bytes; DuckDB takes 32 MB for each of its buffers otherwise
 _PROBE = 2048  # rows that rule most text columns out before the whole file is looked at
@@ -118,7 +120,12 @@ def _header(
         rows = csv.reader(
             text, delimiter=by, quotechar=quote or None, quoting=csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE
         )
-        return next(rows)
+        try:
+            return next(rows)
+        except csv.Error as error:
+            raise DataError(
+                f"the header cannot be read: {error}: {faults.shorten(text[0][:100])}", where=f"{path}, line {skip + 1}"
+            ) from None
 
     chosen = delim or ("\t" if kind == "tsv" else ",")
     if len(chosen) != 1:
@@ -184,7 +191,7 @@ def _first_lines(con: duckdb.DuckDBPyConnection, path: str, encoding: Mapping[st
             gzip.open(path) if path.endswith(".gz") else Path(path).open("rb") as file,
             io.TextIOWrapper(cast(IO[bytes], file), charset, "replace", newline="") as lines,
         ):
-            return list(itertools.islice(lines, skip, skip + _HEADER_LINES))
+            return _short_lines(lines, path, skip)
     # Compressed in another way, far away, or in an encoding that Python does not know: let DuckDB read whole lines.
     extra = "".join(f", {k} = {literal(v)}" for k, v in encoding.items())
     rows = con.execute(
@@ -193,6 +200,30 @@ def _first_lines(con: duckdb.DuckDBPyConnection, path: str, encoding: Mapping[st
         f"null_padding = true, skip = {skip}{extra}) LIMIT {_HEADER_LINES}"
     ).fetchall()
     return [str(line or "") + "\n" for (line,) in rows]
+
+
+def _short_lines(file: IO[str], path: str, skip: int) -> list[str]:
+    """The lines of a file after the first `skip`, of which no more than a bound is held.
+
+    Raises:
+        DataError: the header does not end within it.
+    """
+    lines: list[str] = []
+    held = number = 0
+    while len(lines) < _HEADER_LINES and held < _HEADER_LENGTH and (line := file.readline(_HEADER_LENGTH)):
+        number += 1
+        if number <= skip:
+            while line and not line.endswith(("\n", "\r")):
+                line = file.readline(_HEADER_LENGTH)
+            continue
+        held += len(line)
+        lines.append(line)
+    if len(lines) == 1 and held >= _HEADER_LENGTH:
+        raise DataError(
+            f"the header is longer than {_HEADER_LENGTH:,} characters: {faults.shorten(lines[0][:100])}",
+            where=f"{path}, line {skip + 1}",
+        )
+    return lines
 
 
 def numbers(con: duckdb.DuckDBPyConnection, sql: str, names: Sequence[str]) -> dict[str, str]:

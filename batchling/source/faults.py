@@ -68,13 +68,13 @@ def explain(error: Exception, *, what: str, paths: Sequence[str] = ()) -> Batchl
             next_command=f"with a network, once: python -c \"import duckdb; duckdb.sql('INSTALL {name}')\"; without one, download the "
             "file and name it in data.path",
         )
-    found = re.search(r"^\s*file = (.+)$", text, re.M) or re.search(r'in file "([^"]+)"', text)
+    found = re.search(r"^\s*file = (.+)$", text, re.M) or re.search(r'(?:in|reading) file "([^"]+)"', text)
     file = found.group(1) if found else (paths[0] if len(paths) == 1 else what)
     if "CSV Error on Line" in text or "file = " in text:
         return _csv_fault(text, file)
     if "expected records" in text and paths:
         return _not_records(paths)
-    if found and "JSON" in text:
+    if found and ("JSON" in text or "maximum_object_size" in text):
         return _json_fault(text, file)
     if "Invalid named parameter" in text or "named parameter" in text.lower():
         option = re.search(r'parameter "?(\w+)"?', text)
@@ -151,7 +151,7 @@ def _array_fault(path: str) -> DataError | None:
 def _json_fault(text: str, file: str) -> DataError:
     if (fault := _array_fault(file)) is not None:
         return fault
-    line, why, row = _first_bad_line(Path(file))
+    line, why, row = (0, "", "") if "maximum_object_size" in text else _first_bad_line(Path(file))
     if line:
         where = f"{file}, line {line}"
         if why == "encoding":
@@ -159,9 +159,9 @@ def _json_fault(text: str, file: str) -> DataError:
         return DataError(f"not a JSON object on one line ({why}): {row!r}", where=where)
     if "maximum_object_size" in text:
         return DataError(
-            "a JSON object is larger than DuckDB's limit",
+            "a row is larger than DuckDB's limit for a JSON object, 16 MB",
             where=file,
-            next_command="set data.options: {maximum_object_size: 64000000} (bytes)",
+            next_command="cut it, or set data.options: {maximum_object_size: 64000000} (bytes); no provider takes a row of this size",
         )
     return DataError(f"the file is not JSON lines: {shorten(text.split('Try increasing')[0])}", where=file)
 

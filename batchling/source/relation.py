@@ -6,8 +6,10 @@ their query, their inline rows, or an earlier run's records.
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +19,7 @@ from batchling import confined
 from batchling.duck import identifier, literal, own_json
 from batchling.errors import DataError
 from batchling.prompt import value_text
-from batchling.source import databases, delimited, documents, encodings, faults, hub, query, sheets
+from batchling.source import databases, delimited, documents, encodings, faults, hub, packed, query, sheets
 from batchling.spec import DataConfig
 
 if TYPE_CHECKING:
@@ -89,6 +91,8 @@ def relation(
     root: Path,
     scratch: Path,
     run_lookup: Callable[[str], Path] | None,
+    *,
+    unpack_factor: int | None = None,
 ) -> Relation:
     """The source as SQL.
 
@@ -98,9 +102,10 @@ def relation(
         root: the experiment's folder, where relative paths start.
         scratch: folder for temporary files; it must live as long as the relation is used.
         run_lookup: path of records.parquet for a run id, plan id or experiment name.
+        unpack_factor: times its size that a compressed file may hold (`packed.check`); None: any number.
 
     Raises:
-        DataError: a file is missing or malformed, an option unknown, or the query not one SELECT.
+        DataError: a file is missing, malformed or unpacks to too much, an option unknown, or the query not one SELECT.
     """
     if data.sql is not None:
         named = {name: databases.declared(given, root, name) for name, given in data.databases.items()}
@@ -112,7 +117,16 @@ def relation(
         return _records(con, data.run, run_lookup)
     if data.dsn_env is not None:
         return _table(con, databases.Database("postgres", data.dsn_env), data.table, scratch)
-    return _files(con, data, root, scratch)
+    try:
+        return _files(con, data, root, scratch, unpack_factor)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        named = data.path if isinstance(data.path, str) else ", ".join(data.path or [])
+        raise DataError(
+            f"the compressed file is damaged or cut short: {error}",
+            where=named,
+            key="data.path",
+            next_command="copy or download it again",
+        ) from None
 
 
 def _table(con: duckdb.DuckDBPyConnection, database: databases.Database, table: str | None, scratch: Path) -> Relation:
@@ -125,7 +139,9 @@ def _table(con: duckdb.DuckDBPyConnection, database: databases.Database, table: 
     return Relation(sql, what, ordered=database.ordered, keys=keys, written=written)
 
 
-def _files(con: duckdb.DuckDBPyConnection, data: DataConfig, root: Path, scratch: Path) -> Relation:
+def _files(
+    con: duckdb.DuckDBPyConnection, data: DataConfig, root: Path, scratch: Path, unpack_factor: int | None
+) -> Relation:
     given = [data.path] if isinstance(data.path, str) else list(data.path or [])
     if not given:
         raise DataError("data.path is an empty list", next_command="name at least one file")
@@ -144,6 +160,9 @@ def _files(con: duckdb.DuckDBPyConnection, data: DataConfig, root: Path, scratch
         return _table(con, databases.of_file(paths[0]), data.table, scratch)
     if data.table is not None:
         raise DataError(f"data.table: {what} is no database", where=what, key="data.table")
+    for path in paths if unpack_factor is not None else ():
+        if not REMOTE.match(path):
+            packed.check(con, path, _escape(path), unpack_factor or 1)
     if kind == "xlsx":
         return _sheets(con, paths, options, what, scratch)
     if kind != "parquet":
@@ -206,7 +225,7 @@ def _sheet(path: str, options: Mapping[str, Any], to: Path) -> None:
     if Path(path).stat().st_size <= _SMALL_SHEET:
         return sheets.lines(path, options, to)
     try:
-        confined.call(sheets.lines, path, options, to, memory_mb=_SHEET_MB)
+        confined.call(sheets.lines, path, options, to, memory_mb=_SHEET_MB, library="python_calamine")
     except confined.Exceeded as limit:
         raise DataError(
             f"the spreadsheet cannot be read: {limit.reason}",

@@ -339,7 +339,8 @@ def _write(
     most, key = most_bytes(folder, bounds.size) if bounds is not None else (sys.maxsize, None)
     with _opened(data, scratch, memory_mb) as con, watched(con, scratch, most, key):
         with faults.explained("data"):
-            source = relation(con, data, root, scratch, run_lookup)
+            factor = None if bounds is None else bounds.unpack_factor
+            source = relation(con, data, root, scratch, run_lookup, unpack_factor=factor)
         with faults.explained(source.what, source.paths):
             columns = _columns(con, source.sql, but=WRITTEN if source.written else None)
             _check_columns(data, columns, needed, source)

@@ -99,6 +99,27 @@ def long_gzip(path: Path) -> None:
         file.write(b'"}\n')
 
 
+def frames(path: Path) -> None:
+    """A zstandard file of 40,000 blocks, each one byte that stands for 128 kB of empty lines."""
+    head = b'{"x": "aaa"}\n'
+    with path.open("wb") as file:
+        file.write((0xFD2FB528).to_bytes(4, "little") + b"\x00\x58" + (len(head) << 3).to_bytes(3, "little") + head)
+        for left in reversed(range(40_000)):
+            file.write((((128 << 10) << 3) | 2 | (left == 0)).to_bytes(3, "little") + b"\n")
+
+
+def members(path: Path) -> None:
+    """A gzip file of many members, each small: only their sum is large."""
+    member = gzip.compress(b'{"x": "' + b"x" * 10_000_000 + b'"}\n', 9)
+    path.write_bytes(member * 130)
+
+
+def long_header(path: Path) -> None:
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        for _ in range(150):
+            file.write(b"x" * 1_000_000)
+
+
 def deep_json(path: Path) -> None:
     path.write_text('{"x": ' + "[" * 200_000 + "]" * 200_000 + "}\n")
 
@@ -218,6 +239,9 @@ BOMBS = {
     "data csv line": data("rows.csv", long_line),
     "data json line": data("rows.jsonl", long_json),
     "data json gz": data("rows.jsonl.gz", long_gzip),
+    "data gz members": data("rows.jsonl.gz", members),
+    "data zst": data("rows.jsonl.zst", frames, quick=True),
+    "data csv header": data("rows.csv.gz", long_header),
     "data json depth": data("rows.jsonl", deep_json, codes=(0, 2)),
     "data sheet": data("rows.xlsx", sheet),
     "data parquet": data("rows.parquet", parquet, codes=(2, 4)),
