@@ -120,10 +120,10 @@ def relation(
     try:
         return _files(con, data, root, scratch, unpack_factor)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        named = data.path if isinstance(data.path, str) else ", ".join(data.path or [])
+        files = data.path if isinstance(data.path, str) else ", ".join(data.path or [])
         raise DataError(
             f"the compressed file is damaged or cut short: {error}",
-            where=named,
+            where=files,
             key="data.path",
             next_command="copy or download it again",
         ) from None
