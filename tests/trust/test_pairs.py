@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
 from batchling import shipped
 from batchling.errors import ConfigError
@@ -131,3 +132,16 @@ def test_every_shipped_provider_with_a_key_and_an_address_claims_it() -> None:
         url = shipped.default_base_url(name)
         assert url is not None
         assert any(claims.covers(variable, Origin.of(url)) for variable in claims.by_variable), name
+
+
+def test_no_shipped_variable_belongs_to_the_origin_of_another_vendor() -> None:
+    vendors = {}
+    for path in sorted((shipped.shipped_conf() / "provider").glob("*.yaml")):
+        provider = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if provider.get("api_key_env") and str(provider.get("base_url")).startswith("https://"):
+            vendors[path.stem] = (provider["api_key_env"], Origin.of(provider["base_url"]))
+    assert len(vendors) > 10
+    for variable, own in vendors.values():
+        for other, origin in vendors.values():
+            expected = "yes" if origin == own or other == variable else "ask"
+            assert decide(variable, origin, FACTS) == expected, (variable, origin)
