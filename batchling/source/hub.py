@@ -7,7 +7,6 @@ private data; both are the variables that the hub's own tools read. The token go
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import urllib.error
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from batchling import limits
 from batchling.errors import DataError
 from batchling.source.bounds import most_bytes, too_many_bytes
 from batchling.source.faults import nearest
@@ -74,7 +74,7 @@ def _listed(repository: str, revision: str, path: str) -> Iterator[str]:
         if url is None:
             return
         with _opened(url, path) as response:
-            for entry in json.loads(response.read()):
+            for entry in limits.loads(response.read(limits.CONTROL_BYTES)):
                 if entry.get("type") == "file":
                     yield str(entry["path"])
             following = re.search(r'<([^>]+)>;\s*rel="next"', response.headers.get("link") or "")

@@ -331,7 +331,7 @@ def test_a_second_redirect_and_one_of_another_call_are_refused(server: Anthropic
         server.end(batch.id)
         away = Answer(307, None, {"Location": f"{elsewhere.url}/x"})
         server.once("GET", batch.id, away)
-        with pytest.raises(CallStopped, match="nobody said"):
+        with pytest.raises(CallStopped, match="not an address that you configured"):
             client.poll(batch.id)
         server.keeps_elsewhere = elsewhere.url
         elsewhere.faults.append(lambda call: Answer(302, None, {"Location": "https://third.example/"}))

@@ -81,7 +81,7 @@ MESSAGES = (("system", "about {n}"), ("user", "say {text}"))
 def test_a_function_under_an_adapters_name_is_one_of_another_version(offer: Callable[[Any], ProviderConfig]) -> None:
     facts = offer(a_function)
     with pytest.raises(
-        ConfigError, match=r"no batchling\.providers\.Adapter .of version 0\.1 it was a function"
+        ConfigError, match=r"not a batchling\.providers\.Adapter .in version 0\.1 it was a function"
     ) as caught:
         providers.adapter(facts)
     assert "docs/howto/" in (caught.value.next_command or "")

@@ -37,7 +37,7 @@ def test_a_project_plans_runs_shows_compares_and_removes(project: Path) -> None:
     assert [point.records for point in here.compare().points] == [3]
     with here.query("SELECT count(*) FROM records") as rows:
         assert list(rows) == [(3,)]
-    with pytest.raises(UsageError, match="nothing is parked"):
+    with pytest.raises(UsageError, match="nothing needs a decision"):
         here.resolve(made.plan_id, "resubmit")
     assert here.du().total > here.rm(made.plan_id) > 0
     assert here.plans() == []

@@ -117,7 +117,7 @@ def test_a_number_that_json_has_not_becomes_null(runs: Path) -> None:
 def test_what_cannot_be_exported_is_told(filled: Plan, tmp_path: Path) -> None:
     with pytest.raises(DiskError, match="cannot be written"):
         export.export(Reference(filled.path), tmp_path / "no" / "folder.csv", "csv")
-    with pytest.raises(UsageError, match="says no format"):
+    with pytest.raises(UsageError, match="does not name a format"):
         export.format_of(Path("out.xlsx"))
     filled.path.joinpath("records.parquet").unlink()
     with pytest.raises(UsageError, match="has no records yet"):

@@ -167,7 +167,7 @@ def test_resolve_wants_exactly_one_decision(cli: Cli, ran: str) -> None:
     assert cli("resolve", ran).code == 2
     assert cli("resolve", ran, "--drop", "--resubmit").code == 2
     answer = cli("resolve", ran, "--drop")
-    assert answer.code == 2 and "nothing is parked" in answer.err
+    assert answer.code == 2 and "nothing needs a decision" in answer.err
 
 
 def test_doctor_looks_at_everything_and_asks_nobody_offline(cli: Cli, ran: str) -> None:

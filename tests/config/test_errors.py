@@ -39,7 +39,7 @@ def message(*overrides: str, experiment: str = "hello") -> str:
         ),
         (
             "data.path=x.csv",
-            "data: give exactly one of path, sql, rows, run (got path [override: data.path=x.csv], rows "
+            "data: give exactly one of path, sql, rows, run, dsn_env (got path [override: data.path=x.csv], rows "
             "[experiments/hello/config.yaml:8]); data.NAME=null takes one away",
         ),
         ("schema={fields: {a: string}, json_schema: x}", "schema: two schemas, which cannot be combined"),

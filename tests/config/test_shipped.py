@@ -20,6 +20,7 @@ NEEDS = {
     "provider=compatible": ["provider.base_url=https://x/v1"],
     "provider=litellm": ["provider.base_url=https://x/v1"],
     "model=custom": ["model.id=x"],
+    "model=mistral-embed": ["prompt=embed", "schema=text", "schema.fields=null"],
     "model=text-embedding-3-large": ["prompt=embed", "schema=text", "schema.fields=null"],
     "model=text-embedding-3-small": ["prompt=embed", "schema=text", "schema.fields=null"],
     "data=csv": ["data.path=x.csv", "data.rows=null"],

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from batchling.api.kits import Recorded
+from batchling import plan_document
 from batchling.catalog import ensure
-from batchling.runner.folder import PlanFolder
 from tests.servers.batches import Ending, Line, answered, failed, fitting, line, text_of
 from tests.servers.scripted import Request, Wire, reply, reset, unmeasured
 from tests.workbench import Workbench
@@ -307,10 +306,12 @@ def test_20_the_command_that_resumes_a_plan_says_how_often_answers_are_repaired(
     assert len(bench.plans) == 1
 
 
-def test_20_true_in_a_plan_of_an_earlier_version_means_as_often_as_attempts_allow() -> None:
-    run = {"lane": 0, "schema": {}, "config": {"retry": {"attempts": 3, "repair": True}}}
-    old = Recorded(PlanFolder(Path("plan")), {"runs": [run]}, (), {}, {})
-    new = Recorded(PlanFolder(Path("plan")), {"runs": [run | {"repairs_once": True}]}, (), {}, {})
+def test_20_true_in_a_plan_of_an_earlier_version_means_as_often_as_attempts_allow(bench: Workbench) -> None:
+    bench.run("retry.repair=true", "retry.attempts=3", detach=True)
+    written = json.loads((bench.plans[0] / "plan.json").read_bytes())
+    new = plan_document.read(json.dumps(written).encode())
+    assert written["runs"][0].pop("repairs_once")
+    old = plan_document.read(json.dumps(written).encode())
     assert [plan.repairs(0, allowed) for plan in (old, new) for allowed in (None, True, 2, False)] == [
         3,
         3,

@@ -200,6 +200,8 @@ def test_every_command_keeps_a_key_to_itself_that_is_refused_again_and_again(
     quiet(2, "rm", plan, "--yes")
     quiet(None, "run", "ask", "--yes", "--detach", "-v", "name=more", *where)
     quiet(0, "plan", "ask", *where)
+    quiet(0, "providers", "openai")
+    quiet(0, "models", "openai")
     quiet(None, "doctor", "-v", "--json")
     for method in ("GET", "POST", "DELETE"):
         server.on(method, "*", server.normal)
