@@ -4,6 +4,7 @@ One event a line, append-only, checksummed, fsynced before anything acts on it::
 
     {"crc":"9c1f0a3b","seq":12,"ts":1790000000.123,"kind":"created","shard":1,"attempt":1,"batch_id":"batch_…"}
 
+The first line also has the file's `format`; one without is of format 1, and read as if it were of the newest.
 `crc` is the CRC-32 of the line's bytes after the `"crc":"…",` field, in hexadecimal. A torn last
 line (a crash in the middle of a write) is cut off; damage anywhere before it is an error, because
 what was paid would be uncertain. Events hold ids, hashes and counts: no prompt, no answer, no secret.
@@ -22,6 +23,7 @@ import orjson
 from batchling import limits
 from batchling.disk import Disk, Writer
 from batchling.errors import DiskError, DiskFullError, JournalError
+from batchling.ledger.upgrade import FORMAT, UnknownFormatError, format_of, upgrade
 
 Event = dict[str, Any]
 
@@ -76,10 +78,11 @@ def parse(data: bytes, *, where: str) -> tuple[list[Event], int]:
         where: the file's name for messages.
 
     Raises:
-        JournalError: a damaged line that is not the last, or sequence numbers with a gap.
+        JournalError: a damaged line that is not the last, sequence numbers with a gap, or a format of a later version.
     """
     events: list[Event] = []
     start = 0
+    newest = True
     while start < len(data):
         end = data.find(b"\n", start)
         event = decode(data[start:end]) if end >= 0 else None
@@ -89,9 +92,22 @@ def parse(data: bytes, *, where: str) -> tuple[list[Event], int]:
             raise _damaged(where, len(events) + 1, "does not match its checksum")
         if event.get("seq") != len(events) + 1:
             raise _damaged(where, len(events) + 1, f"has sequence number {event.get('seq')}")
-        events.append(event)
+        if not events:
+            newest = _format(event, where) == FORMAT
+        events.append(event if newest else upgrade(event))
         start = end + 1
     return events, start
+
+
+def _format(first: Event, where: str) -> int:
+    try:
+        return format_of(first)
+    except UnknownFormatError as error:
+        raise JournalError(
+            f"the journal was written by a later version of batchling: {error}",
+            where=where,
+            next_command="python -m pip install --upgrade batchling",
+        ) from None
 
 
 def _damaged(where: str, line: int, what: str) -> JournalError:
@@ -162,7 +178,10 @@ class Journal:
 
     def line(self, event: Event, *, ts: float) -> Event:
         """An event as it will be read again once it is appended."""
-        line = decode(encode({"seq": len(self.events) + 1, "ts": round(ts, 3), **event})[:-1])
+        head: Event = {"seq": len(self.events) + 1, "ts": round(ts, 3)}
+        if not self.events:
+            head["format"] = FORMAT
+        line = decode(encode(head | event)[:-1])
         assert line is not None
         return line
 

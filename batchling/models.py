@@ -112,8 +112,26 @@ class BatchError:
 
 
 @dataclass(frozen=True, slots=True)
+class ResultFile:
+    """A file of results, as its provider names it.
+
+    Attributes:
+        id: an opaque reference: a file's id, or a URL.
+        kind: `output` (answers) or `errors`.
+    """
+
+    id: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
-    """A batch as the provider reports it, with its status in OpenAI's eight words (or an unknown word as it came)."""
+    """A batch as the provider reports it, with its status in OpenAI's eight words (or an unknown word as it came).
+
+    Attributes:
+        output_file_id, error_file_id: of a provider that has at most one file of each kind.
+        results: files of results of any other, as far as it names them.
+    """
 
     id: str
     status: str
@@ -127,10 +145,17 @@ class Batch:
     completed: int | None = None
     failed: int | None = None
     usage: Usage = NO_USAGE
+    results: tuple[ResultFile, ...] = ()
 
     @property
     def terminal(self) -> bool:
         return self.status in TERMINAL
+
+    @property
+    def files(self) -> tuple[ResultFile, ...]:
+        """Every file of results that it names: answers first."""
+        named = (self.output_file_id, "output"), (self.error_file_id, "errors")
+        return (*(ResultFile(file_id, kind) for file_id, kind in named if file_id), *self.results)
 
 
 @dataclass(frozen=True, slots=True)

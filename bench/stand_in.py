@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from batchling.models import Batch, Submission
+from batchling.models import Batch, ResultFile, Submission
 from batchling.providers import Adapter
 from batchling.providers.openai import ADAPTER
 from batchling.spec import ProviderConfig
@@ -141,6 +141,9 @@ class StandIn:
             calls["list"] += 1
             for name in names[start : start + page_size]:
                 yield self._view(name)
+
+    def result_files(self, batch: Batch) -> tuple[ResultFile, ...]:
+        return batch.files
 
     def fetch(self, file_id: str, sink: BinaryIO) -> int:
         calls["fetch"] += 1

@@ -35,13 +35,13 @@ def test_lines_of_the_batch_that_takes_a_fifth_digit_fit_like_those_before(tmp_p
     for number in range(rows * 4):
         files.add(0, key(number), BODY, 3)
     records = files.finish()
-    assert [record["shard"] for record in records] == [9998, 9999, 10000, 10001]
+    assert [record.shard for record in records] == [9998, 9999, 10000, 10001]
     for record in records:
-        lines = folder.shard(record["shard"]).read_bytes().splitlines(keepends=True)
-        assert len(lines) == rows == record["rows"]
-        assert sum(map(len, lines)) == record["bytes"] <= rows * longest
-        keys = [entry.key for entry in read_index(RealDisk(), folder.index(record["shard"]))]
-        suffix = f"-abcdef-{record['shard']:04d}"
+        lines = folder.shard(record.shard).read_bytes().splitlines(keepends=True)
+        assert len(lines) == rows == record.rows
+        assert sum(map(len, lines)) == record.bytes <= rows * longest
+        keys = [entry.key for entry in read_index(RealDisk(), folder.index(record.shard))]
+        suffix = f"-abcdef-{record.shard:04d}"
         assert all(f'"custom_id":"{one}{suffix}"'.encode() in line for one, line in zip(keys, lines, strict=True))
         assert len(f"{keys[0]}{suffix}") <= 64, "what OpenAI takes as a custom_id"
     assert shard_numbers(path.name for path in folder.requests.iterdir()) == {9998, 9999, 10000, 10001}

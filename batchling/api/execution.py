@@ -33,6 +33,7 @@ from batchling.errors import (
 )
 from batchling.journal import Journal, read
 from batchling.ledger import UNRESOLVED, UNSENT, Pace, Phase, Policy, State
+from batchling.ledger.events import SessionStarted
 from batchling.plan_document import Doubt
 from batchling.printable import one_line
 from batchling.providers.gate import Gate
@@ -248,7 +249,7 @@ def _same_keys(session: Session) -> None:
             where=session.folder.plan_id,
             next_command="set the variable to a key of the same project, then run the same command again",
         )
-    session.record({"kind": "session", "fingerprints": prints})
+    session.record(SessionStarted(prints))
 
 
 def advance(

@@ -34,6 +34,7 @@ from batchling.errors import (
 )
 from batchling.journal import says_finished
 from batchling.ledger import UNRESOLVED, UNSENT, Phase
+from batchling.ledger.events import CancelRequested
 from batchling.providers.gate import Gate
 from batchling.runner.broken import broken
 from batchling.runner.compiling import Known, Totals
@@ -547,7 +548,7 @@ def cancel(
 
     def request(session: Session) -> None:
         if not session.state.cancel_requested:
-            session.record({"kind": "cancel_requested"})
+            session.record(CancelRequested())
 
     return advance(workspace, folder, observer=observer, before=request)
 

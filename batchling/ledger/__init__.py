@@ -19,8 +19,9 @@ runner and checked by the simulation.
 
 from batchling.ledger.checks import check
 from batchling.ledger.decisions import COUNTED_HIGHER, HOUR, PATIENCE, SPLIT_AFTER, Action, Do, decide
-from batchling.ledger.events import FIELDS, MAYBE, TRANSITIONS, Event
+from batchling.ledger.events import EVENTS, STEPS, Event
 from batchling.ledger.fold import apply, replay
+from batchling.ledger.lines import Line, event_of, line_of
 from batchling.ledger.policy import Lane, Pace, Policy
 from batchling.ledger.sizes import (
     UNPROVEN_USD,
@@ -41,6 +42,7 @@ from batchling.ledger.state import (
     UNRESOLVED,
     UNSENT,
     Attempt,
+    CollectedFile,
     InvariantError,
     Phase,
     Shard,
@@ -49,24 +51,25 @@ from batchling.ledger.state import (
 
 __all__ = [
     "COUNTED_HIGHER",
-    "FIELDS",
+    "EVENTS",
     "HOUR",
     "LIVE",
-    "MAYBE",
     "OVER",
     "PATIENCE",
     "SPLIT_AFTER",
-    "TRANSITIONS",
+    "STEPS",
     "UNCERTAIN",
     "UNPROVEN_USD",
     "UNRESOLVED",
     "UNSENT",
     "Action",
     "Attempt",
+    "CollectedFile",
     "Do",
     "Event",
     "InvariantError",
     "Lane",
+    "Line",
     "Pace",
     "Phase",
     "Policy",
@@ -76,8 +79,10 @@ __all__ = [
     "at_stake",
     "check",
     "decide",
+    "event_of",
     "largest_of",
     "limit_of",
+    "line_of",
     "named_limit",
     "ran_at_once",
     "replay",

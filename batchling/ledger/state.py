@@ -8,6 +8,8 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
+from batchling.models import ResultFile
+
 
 class Phase(StrEnum):
     """Where one shard attempt stands."""
@@ -35,8 +37,36 @@ UNRESOLVED = UNCERTAIN | LIVE
 OVER = frozenset({Phase.CLOSED, Phase.DROPPED, Phase.THROTTLED, Phase.ABSENT})
 
 
+def told(default: Any) -> Any:
+    """A field of an event that is always written, although older versions may have left it out."""
+    return field(default=default, metadata={"always": True})
+
+
 class InvariantError(AssertionError):
     """The journal says something that must not happen; nothing is sent after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class CollectedFile:
+    """What arrived of one file of results.
+
+    Attributes:
+        file: its name in responses/; None: nothing arrived.
+        file_id: the provider's reference to it.
+        sha256: of what arrived; bytes, lines: how much.
+        whole: all answers that may have been given are in it.
+        kind: `output` or `errors`; empty: a version before 0.2 wrote it.
+        note: why nothing arrived.
+    """
+
+    file: str | None = told(None)
+    file_id: str | None = told(None)
+    sha256: str | None = told(None)
+    bytes: int = told(0)
+    lines: int = told(0)
+    whole: bool = told(True)
+    kind: str = ""
+    note: str | None = None
 
 
 @dataclass(slots=True)
@@ -44,6 +74,7 @@ class Attempt:
     """One sending of a shard. Times are Unix seconds, `usd` is what its answers cost.
 
     Attributes:
+        results: files of results that the provider named when the batch had ended; files: what arrived of them.
         completed, failed: requests that the provider says it answered, and that it says failed; None: it does not say.
         refusals: definite refusals, one after the other, that waiting does not explain.
         stray: another batch of the shard counts; this one is cancelled, and what it answered is kept.
@@ -68,11 +99,10 @@ class Attempt:
     ended_at: float | None = None
     retry_at: float = 0.0
     reason: str | None = None
-    output_file_id: str | None = None
-    error_file_id: str | None = None
+    results: tuple[ResultFile, ...] = ()
     completed: int | None = None
     failed: int | None = None
-    files: tuple[Mapping[str, Any], ...] = ()
+    files: tuple[CollectedFile, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
     usd: Decimal = Decimal(0)
     refusal: str | None = None
@@ -86,6 +116,11 @@ class Attempt:
     unpriced: bool = False
     alone: bool = False
     alone_refusals: int = 0
+
+    @property
+    def has_output(self) -> bool:
+        """The provider named a file of answers."""
+        return any(file.kind == "output" for file in self.results)
 
     @property
     def may_cost(self) -> bool:

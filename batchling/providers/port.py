@@ -9,12 +9,12 @@ what is free, and never repeats what spends. Errors are the `Call…` types of `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
 from batchling.dialects import Dialect
-from batchling.models import Batch, Garbage, Response, Submission
+from batchling.models import Batch, Garbage, Response, ResultFile, Submission
 from batchling.spec import ProviderConfig
 
 
@@ -97,6 +97,14 @@ class Client(Protocol):
             since: unix seconds; an hour is added for clocks that differ.
             page_size: batches asked for in each page.
             limit_pages: pages read at most.
+        """
+        ...
+
+    def result_files(self, batch: Batch) -> Sequence[ResultFile]:
+        """The files of results of a batch that `poll` has just shown: any number of them, none included.
+
+        Asked before the batch is taken for over, and again at each look until what was announced is there. The references are
+        opaque: they are journaled, and `fetch` and `file_bytes` get them back, maybe in another process. It may ask the provider.
         """
         ...
 

@@ -8,6 +8,7 @@ from typing import BinaryIO, cast
 from batchling import limits
 from batchling.errors import CallError
 from batchling.ledger import OVER, UNCERTAIN, Attempt, Shard
+from batchling.ledger.events import Alias, Created, Duplicate
 from batchling.models import KEY_LENGTH, Batch, Response
 from batchling.runner.identity import Relation, by_file, contradicts, is_marked, listing, may_be_own, own, relation
 from batchling.runner.session import Session, gone_for_long
@@ -172,7 +173,7 @@ def named_by_results(session: Session, group: str, batch: Batch) -> tuple[int, i
     """
     kit = session.kits_of(group)[0]
     known = False
-    for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
+    for file_id in [file.id for file in kit.client.result_files(batch)]:
         beginning = _Beginning()
         whole = True
         try:
@@ -270,14 +271,13 @@ def _take(session: Session, group: str, batch_id: str, mine: tuple[int, int], ba
         foreign = batch.input_file_id is not None and bool(batch.metadata)
         session.unread[batch_id] = session.clock.now() + (FOREIGN_SECONDS if foreign else ASK_AGAIN_SECONDS)
         return foreign
-    place = {"shard": shard.number, "attempt": attempt.number, "batch_id": batch_id}
     undecided = False
     for known in [a for a in shard.attempts if a.batch_id is not None]:
         assert known.batch_id is not None
         if (batch_id, known.batch_id) in session.apart:
             continue
         if batch.id == known.batch_id:
-            session.record({"kind": "alias", **place, "attempt": known.number})
+            session.record(Alias(shard.number, known.number, batch_id))
             return True
         other = _get(session, group, known.batch_id)
         if other is None and not gone_for_long(session, session.kit(shard), f"batch {known.batch_id}"):
@@ -285,7 +285,7 @@ def _take(session: Session, group: str, batch_id: str, mine: tuple[int, int], ba
             continue
         over = known.phase in OVER and other is not None and other.terminal and not batch.terminal
         if not over and (other is None or relation(batch, batch_id, other, known.batch_id) is Relation.ALIAS):
-            session.record({"kind": "alias", **place, "attempt": known.number})
+            session.record(Alias(shard.number, known.number, batch_id))
             return True
         if known is attempt and other is not None and _is_anothers(session, shard, batch, other):
             session.unread[batch_id] = session.clock.now() + FOREIGN_SECONDS
@@ -296,10 +296,10 @@ def _take(session: Session, group: str, batch_id: str, mine: tuple[int, int], ba
         return False
     if attempt.batch_id is not None:
         # One create, two batches: something between us and the provider sent it again.
-        session.record({"kind": "duplicate", **place})
+        session.record(Duplicate(shard.number, attempt.number, batch_id))
         return True
     session.batches[batch_id] = batch
-    session.record({"kind": "created", **place, "adopted": True})
+    session.record(Created(shard.number, attempt.number, batch_id, adopted=True))
     return True
 
 
@@ -319,5 +319,4 @@ def tell_aliases_apart(session: Session, group: str, batch_id: str, batch: Batch
             continue
         other = _get(session, group, alias)
         if other is not None and relation(other, alias, batch, batch_id) is Relation.DIFFERENT:
-            place_of = {"shard": shard.number, "attempt": attempt.number, "batch_id": alias}
-            session.record({"kind": "duplicate", **place_of})
+            session.record(Duplicate(shard.number, attempt.number, alias))

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from batchling.disk import Disk
 from batchling.errors import JournalError
+from batchling.ledger.events import Awaited, Event, Planned, TakingOver
 from batchling.models import KEY_LENGTH
 from batchling.packing import KeySet
 from batchling.runner.broken import broken, fold, whole
@@ -138,7 +139,7 @@ def _settle(workspace: Refreshes, session: Session, name: str, library: Library)
                 tag=tag,
             )
         left = {entry.key for entry in entries} - {entry.key for entry in known}
-        events: list[dict[str, Any]] = []
+        events: list[Event] = []
         awaits = []
         for plan, keys in elsewhere.items():
             theirs = {key for key in left if key in keys}
@@ -147,7 +148,7 @@ def _settle(workspace: Refreshes, session: Session, name: str, library: Library)
                 left -= theirs
         if left:
             # Their request files come before the event that plans them: a kill in between is no journal that lost its end.
-            session.record({"kind": "taking_over", "plan_id": name})
+            session.record(TakingOver(name))
             writer = ShardWriter(
                 disk,
                 folder,
@@ -159,13 +160,15 @@ def _settle(workspace: Refreshes, session: Session, name: str, library: Library)
             for entry, line in request_lines(disk, held, index, left):
                 body = session.kits[entry.lane].envelope.body_of(line)
                 writer.add(entry.lane, entry.key[:KEY_LENGTH], body, entry.tokens, schema=entry.schema)
-            events.append({"kind": "planned", "shards": writer.finish(), "why": "left open elsewhere"})
-        done: dict[str, Any] = {"kind": "awaited", "plan_id": name}
-        done |= {"reused": len(known), "left": len(left), "awaits": awaits}
-        done["doubtful"] = [{**asdict(d), "rows": len(keys)} for d, keys in lost.items() if keys]
-        paid = _given_up(disk, PlanFolder(workspace.runs / awaited_plan(name)), left)
-        if paid:
-            done["given_up"] = paid
+            events.append(Planned(tuple(writer.finish()), why="left open elsewhere"))
+        done = Awaited(
+            name,
+            reused=len(known),
+            left=len(left),
+            awaits=tuple(awaits),
+            doubtful=tuple({**asdict(d), "rows": len(keys)} for d, keys in lost.items() if keys),
+            given_up=_given_up(disk, PlanFolder(workspace.runs / awaited_plan(name)), left),
+        )
         session.record(*events, done)
 
 

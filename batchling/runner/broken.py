@@ -19,7 +19,7 @@ from batchling.collect import lines
 from batchling.disk import Disk
 from batchling.errors import BatchlingError, ChangedError, DiskError, JournalError
 from batchling.journal import decode, read
-from batchling.ledger import InvariantError, State, apply
+from batchling.ledger import InvariantError, State, apply, event_of
 from batchling.models import KEY_LENGTH
 from batchling.packing import KeySet
 from batchling.plan_document import PlanDocument
@@ -28,6 +28,7 @@ from batchling.runner.sealing import check_seal
 from batchling.runner.shards import chunks, read_index
 
 _KEY = re.compile(r"k\d-[0-9a-f]{40}")
+_RAW = re.compile(r"\d+\.\d+\.(output|errors)(-\d+)?\.jsonl")
 _SENDING = ("create_intent", "created", "duplicate", "alias")
 
 
@@ -113,7 +114,7 @@ def folded(folder: PlanFolder, events: list[dict[str, Any]]) -> State:
     state = State()
     for number, event in enumerate(events, 1):
         try:
-            apply(state, event)
+            apply(state, event_of(event))
         except InvariantError as error:
             what = f"line {number} ({event.get('kind')}) may not follow what is before it: {error}"
             raise _broken(folder, f"{folder.journal}:{number}", what) from error
@@ -252,7 +253,7 @@ def salvage(disk: Disk, folder: PlanFolder) -> Salvage:
     """What of a broken plan can be saved by hand."""
     ids = [e["batch_id"] for e in legible(disk, folder) if isinstance(e.get("batch_id"), str)]
     requests = [n for n in disk.names(folder.requests) if n.endswith(".jsonl")]
-    raw = [n for n in disk.names(folder.responses) if n.endswith((".output.jsonl", ".errors.jsonl"))]
+    raw = [n for n in disk.names(folder.responses) if _RAW.fullmatch(n)]
     count = 0
     for file in raw:
         try:
@@ -308,7 +309,7 @@ def _keys_of(disk: Disk, folder: PlanFolder, number: int) -> list[str]:
         found = list(_good(_custom_ids(disk, folder.shard(number))))
     if not found:
         for file in disk.names(folder.responses):
-            if file.startswith(f"{number:04d}.") and file.endswith(".output.jsonl"):
+            if file.startswith(f"{number:04d}.") and ".output" in file and _RAW.fullmatch(file):
                 found += _good(_custom_ids(disk, folder.responses / file))
     return found
 

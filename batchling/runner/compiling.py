@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from batchling import providers, source
 from batchling.disk import Disk, Writer
+from batchling.ledger.events import PlannedShard
 from batchling.models import KEY_LENGTH
 from batchling.packing import KeySet, Packer
 from batchling.request import Block, RequestBuilder
@@ -218,7 +219,7 @@ class FolderSink:
         for key in keys:
             self._also.add(b"%b,%d\n" % (key.encode(), point.schema_index))
 
-    def finish(self) -> list[dict[str, Any]]:
+    def finish(self) -> list[PlannedShard]:
         self._flush_manifest(last=True)
         if self._also is not None:
             self._also.close()

@@ -10,14 +10,16 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 from batchling import limits
 from batchling.collect import lines, why_failed
 from batchling.disk import Disk, Writer
 from batchling.errors import CallError, CallNotFound, CallRefused, CallUnavailable, ProviderError
-from batchling.ledger import Action, Attempt, Shard
-from batchling.models import KEY_LENGTH, Response
+from batchling.ledger import Action, Attempt, CollectedFile, Shard
+from batchling.ledger.events import Collected
+from batchling.models import KEY_LENGTH, Response, ResultFile
+from batchling.runner.folder import file_names
 from batchling.runner.gathering import batch_document
 from batchling.runner.polling import BUSY_SECONDS, leave, throttled
 from batchling.runner.session import MISSING_LOOKS, Download, LaneKit, Session, gone, stays
@@ -59,17 +61,16 @@ def collect(session: Session, action: Action) -> None:
         session.record(throttled(session, shard, attempt, failure))
         return
     downloads: dict[str, Download] = {}
-    for kind, file_id in (("output", attempt.output_file_id), ("errors", attempt.error_file_id)):
-        if file_id:
-            downloads[kind] = _download(session, shard, attempt, kind, file_id)
+    for name, reference in file_names(attempt.results):
+        downloads[name] = _download(session, shard, attempt, name, reference)
     try:
         whole = _weigh(session, shard, attempt, downloads)
     except CallError as error:
         session.backoff("collect", shard.number, attempt.number, error, base=2.0, what="download")
-        for file_id in filter(None, (attempt.output_file_id, attempt.error_file_id)):
-            if file_id in session.missing:
+        for file in attempt.results:
+            if file.id in session.missing:
                 session.pace.ends[shard.number, attempt.number] = (
-                    session.missing[file_id][0] + session.kit(shard).grace_seconds
+                    session.missing[file.id][0] + session.kit(shard).grace_seconds
                 )
         answers = error.status is not None or error.code == "incomplete"
         if answers and stays(session, f"no files of batch {attempt.batch_id}", MISSING_LOOKS, BUSY_SECONDS):
@@ -77,22 +78,23 @@ def collect(session: Session, action: Action) -> None:
         return
     session.missing.pop(f"no files of batch {attempt.batch_id}", None)
     session.pace.unread.discard((shard.number, attempt.number))
-    files = [_take(session, shard, attempt, kind, download, whole) for kind, download in downloads.items()]
-    for kind in downloads:
-        session.parts.pop((shard.number, attempt.number, kind), None)
+    files = [_take(session, shard, attempt, name, download, whole) for name, download in downloads.items()]
+    for name in downloads:
+        session.parts.pop((shard.number, attempt.number, name), None)
     session.settled("collect", shard.number, attempt.number)
-    session.record({"kind": "collected", "shard": shard.number, "attempt": attempt.number, "files": files})
+    session.record(Collected(shard.number, attempt.number, tuple(files)))
 
 
-def _part(session: Session, shard: Shard, attempt: Attempt, kind: str) -> Path:
-    target = session.folder.raw(shard.number, attempt.number, kind)
+def _part(session: Session, shard: Shard, attempt: Attempt, name: str) -> Path:
+    target = session.folder.raw(shard.number, attempt.number, name)
     return target.with_name(target.name + ".part")
 
 
-def _download(session: Session, shard: Shard, attempt: Attempt, kind: str, file_id: str) -> Download:
+def _download(session: Session, shard: Shard, attempt: Attempt, name: str, file: ResultFile) -> Download:
     """Fetches one file into its `.part` and fsyncs it. What goes wrong on the way is in the result."""
-    part = _part(session, shard, attempt, kind)
-    kept = session.parts.get((shard.number, attempt.number, kind))
+    file_id = file.id
+    part = _part(session, shard, attempt, name)
+    kept = session.parts.get((shard.number, attempt.number, name))
     if kept is not None and session.disk.exists(part):
         return kept
     client = session.kit(shard).client
@@ -104,17 +106,17 @@ def _download(session: Session, shard: Shard, attempt: Attempt, kind: str, file_
             client.fetch(file_id, cast(BinaryIO, sink))
         except CallUnavailable as error:
             if error.code != "incomplete" or not sink.bytes:
-                return Download(file_id, error=error)
+                return Download(file_id, file.kind, error=error)
             short = error.message
         except CallError as error:
-            return Download(file_id, error=error)
+            return Download(file_id, file.kind, error=error)
         writer.sync()
     finally:
         writer.close()
     session.missing.pop(file_id, None)
     session.missing.pop(f"{file_id} refused", None)
     count, torn = _count_lines(session.disk, part)
-    found = Download(file_id, sink.digest.hexdigest(), sink.bytes, count, torn, short)
+    found = Download(file_id, file.kind, sink.digest.hexdigest(), sink.bytes, count, torn, short)
     try:
         return replace(found, stated=client.file_bytes(file_id))
     except CallError:
@@ -133,10 +135,10 @@ def _weigh(session: Session, shard: Shard, attempt: Attempt, downloads: dict[str
     """
     kit = session.kit(shard)
     rows = shard.rows
-    got = {kind: d for kind, d in downloads.items() if d.sha256 is not None}
+    got = {name: d for name, d in downloads.items() if d.sha256 is not None}
     announced = attempt.completed
-    output = downloads.get("output")
-    lines_out = 0 if output is None else output.lines
+    outputs = {name: d for name, d in downloads.items() if d.kind == "output"}
+    lines_out = sum(d.lines for d in outputs.values())
     agrees = all(
         d.sha256 is not None and not d.torn and d.short is None and d.stated == d.bytes for d in downloads.values()
     )
@@ -146,34 +148,35 @@ def _weigh(session: Session, shard: Shard, attempt: Attempt, downloads: dict[str
         and (announced is None or lines_out >= min(announced, rows))
     ):
         # Lines are not answers yet: some are for nobody, and some are there twice.
-        named = {kind: _named(session, shard, _part(session, shard, attempt, kind)) for kind in got}
-        answers = len(named.get("output", ()))
+        named = {name: _named(session, shard, _part(session, shard, attempt, name)) for name in got}
+        answers = len(set().union(*(found for name, found in named.items() if name in outputs)))
         if len(set().union(*named.values())) >= rows and (announced is None or answers >= min(announced, rows)):
             return True
-    keys = {kind: _keys(session, shard, _part(session, shard, attempt, kind)) for kind in got}
+    keys = {name: _keys(session, shard, _part(session, shard, attempt, name)) for name in got}
     present = set().union(*keys.values())
-    answered = len(keys.get("output", ()))
+    answered = len(set().union(*(found for name, found in keys.items() if name in outputs)))
     cut = next((d.short or "ends in the middle of a line" for d in got.values() if d.short or d.torn), None)
     if len(present) == rows and cut is None:
         return True
     # From here on rows have no line, or a file has no end.
     enough = announced is not None and answered >= min(announced, rows)
-    if output is not None and output.sha256 is not None and not (output.torn or output.short) and enough:
+    if enough and all(d.sha256 is not None and not (d.torn or d.short) for d in outputs.values()):
         # Counts alone vouch for no file: it is not fetched again when its size agrees, or it arrived like this three times.
-        same = f"{output.file_id} {output.sha256}"
-        if output.stated == output.bytes or stays(session, same, SAME_LOOKS, 0.0):
-            session.parts[shard.number, attempt.number, "output"] = output
+        for name, d in outputs.items():
+            if d.stated == d.bytes or stays(session, f"{d.file_id} {d.sha256}", SAME_LOOKS, 0.0):
+                session.parts[shard.number, attempt.number, name] = d
     lost = False
-    for kind, download in downloads.items():
+    for download in downloads.values():
         if download.error is not None:
             _give_up_or_raise(session, kit, download.file_id, download.error)
-            lost = lost or kind == "output"
+            lost = lost or download.kind == "output"
     what = (
         f"files of shard {shard.number} attempt {attempt.number}: {' '.join(str(d.sha256) for d in downloads.values())}"
     )
     problem: str | None = None
     smaller = next((d for d in got.values() if d.stated is not None and d.bytes < d.stated), None)
     failed = attempt.failed
+    errors = any(d.kind == "errors" for d in got.values())
     looks, seconds = MISSING_LOOKS, kit.grace_seconds
     # Of an output file that is given up nothing more is expected; the error file beside it has to be whole all the same.
     awaited = 0 if lost else announced
@@ -181,7 +184,7 @@ def _weigh(session: Session, shard: Shard, attempt: Attempt, downloads: dict[str
         problem = f"arrived cut: {cut}"
     elif not lost and announced is not None and not enough:
         problem = f"have {answered:,} answers, and the provider announced {announced:,}"
-    elif awaited is not None and failed is not None and "errors" in got and len(present) < min(rows, awaited + failed):
+    elif awaited is not None and failed is not None and errors and len(present) < min(rows, awaited + failed):
         problem = f"have {len(present) - answered:,} errors, and the provider announced {failed:,}"
     elif smaller is not None:
         problem = f"have {smaller.bytes:,} of {smaller.stated:,} bytes"
@@ -231,30 +234,19 @@ def _give_up_or_raise(session: Session, kit: LaneKit, file_id: str, error: CallE
 
 
 def _take(
-    session: Session, shard: Shard, attempt: Attempt, kind: str, download: Download, whole: bool
-) -> dict[str, Any]:
+    session: Session, shard: Shard, attempt: Attempt, name: str, download: Download, whole: bool
+) -> CollectedFile:
     """What the journal says of one file, moved to its name. `whole`: all answers that may have been given are in it."""
-    target = session.folder.raw(shard.number, attempt.number, kind)
-    document: dict[str, Any] = {
-        "file": None,
-        "file_id": download.file_id,
-        "sha256": None,
-        "bytes": 0,
-        "lines": 0,
-        # Errors cost nothing: should their lines be lost, asking again is no second bill.
-        "whole": whole or kind == "errors",
-    }
+    target = session.folder.raw(shard.number, attempt.number, name)
+    # Errors cost nothing: should their lines be lost, asking again is no second bill.
+    whole = whole or download.kind == "errors"
     if download.sha256 is None:
-        if download.error is not None:
-            document["note"] = download.error.message[:500]
-        return document
-    session.disk.replace(_part(session, shard, attempt, kind), target)
-    return document | {
-        "file": target.name,
-        "sha256": download.sha256,
-        "bytes": download.bytes,
-        "lines": download.lines,
-    }
+        note = None if download.error is None else download.error.message[:500]
+        return CollectedFile(file_id=download.file_id, whole=whole, kind=download.kind, note=note)
+    session.disk.replace(_part(session, shard, attempt, name), target)
+    return CollectedFile(
+        target.name, download.file_id, download.sha256, download.bytes, download.lines, whole, download.kind
+    )
 
 
 def _named(session: Session, shard: Shard, path: Path) -> set[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 from batchling import plan_document
 from batchling.disk import Disk
 from batchling.errors import DiskError, JournalError
+from batchling.models import ResultFile
 from batchling.plan_document import PlanDocument
 
 _PLAN_ID = re.compile(r"\d{8}-\d{6}-.+-[0-9a-f]{6}")
@@ -103,7 +105,7 @@ class PlanFolder:
         return self.requests / f"held.{name}.keys.csv"
 
     def raw(self, shard: int, attempt: int, kind: str) -> Path:
-        """Bytes received; `kind` is `output` or `errors`, or `refused`: what a refusal says of the lines that it blames."""
+        """Bytes received; `kind` is a name of `file_names`, or `refused`: what a refusal says of the lines that it blames."""
         return self.responses / f"{shard:04d}.{attempt}.{kind}.jsonl"
 
     def batch(self, shard: int, attempt: int) -> Path:
@@ -188,3 +190,13 @@ def moment_after(now: float, disk: Disk, runs: Path) -> float:
         with suppress(ValueError):
             return datetime.strptime(newest, MOMENT).replace(tzinfo=UTC).timestamp() + 1.0
     return now
+
+
+def file_names(results: Iterable[ResultFile]) -> list[tuple[str, ResultFile]]:
+    """What each file of a batch's results is called here: `output`, `output-2`, …, `errors`, …"""
+    seen: Counter[str] = Counter()
+    named = []
+    for file in results:
+        seen[file.kind] += 1
+        named.append((file.kind if seen[file.kind] == 1 else f"{file.kind}-{seen[file.kind]}", file))
+    return named

@@ -12,6 +12,7 @@ from batchling.collect import Join, Row, Summary, lines, why_failed
 from batchling.disk import Disk, write_file
 from batchling.errors import DiskError
 from batchling.ledger import Action, Attempt, Phase, Shard
+from batchling.ledger.events import Closed
 from batchling.models import NOT_UNDERSTOOD, Batch, BatchError, Outcome, RowState
 from batchling.runner.blotting import Blots
 from batchling.runner.folder import PlanFolder
@@ -29,8 +30,8 @@ def ingest(session: Session, action: Action) -> None:
     kit = session.kit(shard)
     summary, fatal = decode_attempt(session.disk, session.folder, kit, shard, attempt)
     blotted = Blots(session.disk, session.folder.blotted(shard.number, attempt.number)).count
-    unsure = not all(file.get("whole", True) for file in attempt.files)
-    if attempt.output_file_id is None and (attempt.completed or (attempt.completed is None and not _failed(attempt))):
+    unsure = not all(file.whole for file in attempt.files)
+    if not attempt.has_output and (attempt.completed or (attempt.completed is None and not _failed(attempt))):
         unsure = True  # answers were announced, or may be there, and no file to have them from
     elif attempt.completed is not None and attempt.completed > summary.rows - summary.missing:
         unsure = True  # more answers were announced than rows have lines: one of those without was answered
@@ -45,25 +46,24 @@ def ingest(session: Session, action: Action) -> None:
         tally.moved.clear()
         tally.moved[RowState.ERROR] = kept
     session.record(
-        {
-            "kind": "closed",
-            "shard": shard.number,
-            "attempt": attempt.number,
-            "counts": {str(state): n for state, n in tally.states.items()},
-            "usd": str(summary.cost_usd),
-            "kept": tally.kept,
-            "retry": sum(tally.moved.values()),
-            "again": tally.again,
-            "lost": tally.lost,
-            "unsure": unsure,
-            "unpriced": summary.unpriced,
-            "strays": summary.foreign + summary.duplicates + summary.garbage,
-            "input_tokens": summary.usage.input_tokens,
-            "output_tokens": summary.usage.output_tokens,
-            "fatal": fatal,
-            "unrun": unrun,
-            **({"blotted": blotted} if blotted else {}),
-        }
+        Closed(
+            shard.number,
+            attempt.number,
+            counts={str(state): n for state, n in tally.states.items()},
+            usd=summary.cost_usd,
+            kept=tally.kept,
+            retry=sum(tally.moved.values()),
+            again=tally.again,
+            lost=tally.lost,
+            unsure=unsure,
+            unpriced=summary.unpriced,
+            strays=summary.foreign + summary.duplicates + summary.garbage,
+            blotted=blotted,
+            input_tokens=summary.usage.input_tokens,
+            output_tokens=summary.usage.output_tokens,
+            fatal=fatal,
+            unrun=unrun,
+        )
     )
 
 
@@ -152,12 +152,12 @@ def decode_attempt(
             write_file(disk, folder.raw(shard.number, attempt.number, "refused"), refused)
 
     bound = limits.result_bytes(shard.rows, shard.bytes, kit.max_output_tokens)
-    larger = any(file["file"] is not None and file["bytes"] > bound for file in attempt.files)
+    larger = any(file.file is not None and file.bytes > bound for file in attempt.files)
 
     def decoded() -> Iterator[bytes]:
         for file in attempt.files:
-            if file["file"] is not None:
-                yield from join.read(file["file"], _first(bound, chunks(disk, folder.responses / file["file"])))
+            if file.file is not None:
+                yield from join.read(file.file, _first(bound, chunks(disk, folder.responses / file.file)))
         if refused:
             yield from join.read(
                 folder.raw(shard.number, attempt.number, "refused").name, [refused], decode=read_refused

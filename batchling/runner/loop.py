@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 
 from batchling.ledger import Action, Do, Phase, decide
+from batchling.ledger.events import Finished
 from batchling.runner import fetching, gathering, polling, replanning, submission
 from batchling.runner.session import Session
 from batchling.runner.telling import tell
@@ -79,7 +80,7 @@ def steps(session: Session, *, detach: bool = False, awaited: Callable[[Session]
                 yield min(session.clock.now() + pause, tell(session))
                 continue
             state = "cancelled" if session.state.cancel_requested else "finished"
-            session.record({"kind": "finished", "state": state, "counts": session.state.counts()})
+            session.record(Finished(state, session.state.counts()))
             return "finished"
         else:
             for action in actions:

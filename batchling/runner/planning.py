@@ -21,7 +21,8 @@ from batchling.collect import lines
 from batchling.disk import Disk, write_file
 from batchling.errors import BatchlingError, ChangedError, ConfigError, DiskError, JournalError, RefusedError
 from batchling.journal import Journal
-from batchling.ledger import Phase, State
+from batchling.ledger import Event, Phase, State
+from batchling.ledger.events import PlanCreated, Planned
 from batchling.models import ANSWERED, RowState
 from batchling.packing import KeySet, plan_id, plan_identity
 from batchling.plan_document import PlanDocument, PlanLane, PlanRun
@@ -559,7 +560,7 @@ def _create(
     totals = compile_requests(made.points, made.lanes, made.snapshots, known, sink, sized=room(made, runs, large))
     shards = sink.finish()
     for shard in shards:
-        totals.lanes[shard["lane"]].shards += 1
+        totals.lanes[shard.lane].shards += 1
     refuse_over_budget(made, totals)
     _ask_again(known, totals, again)
     sources = write_sources(disk, folder, made)
@@ -577,11 +578,9 @@ def _create(
     journal = Journal(disk, folder.journal)
     try:
         files = digests_of(written, sources)
-        events: list[dict[str, Any]] = [
-            {"kind": "plan_created", "plan_id": name, "identity": made.identity, "awaits": awaits, "files": files}
-        ]
+        events: list[Event] = [PlanCreated(name, made.identity, tuple(awaits), files)]
         if shards:
-            events.append({"kind": "planned", "shards": shards, "why": "first"})
+            events.append(Planned(tuple(shards), why="first"))
         first, *_ = list(write(journal, State(), events, ts=now))
     finally:
         journal.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -16,6 +17,7 @@ from batchling.collect import Failure, FailureKind, why_failed
 from batchling.disk import write_file
 from batchling.errors import CallError, CallNotFound, CallRefused, CallStopped, ProviderError
 from batchling.ledger import Action, Attempt, Phase, Shard
+from batchling.ledger.events import Ended, Learned, Throttled, Unread
 from batchling.models import Batch
 from batchling.runner.adoption import tell_aliases_apart
 from batchling.runner.identity import contradicts, own
@@ -222,7 +224,7 @@ def leave(session: Session, shard: Shard, attempt: Attempt, error: CallError) ->
         return
     session.pace.unread.add(place)
     why = error.message[:500]
-    session.record({"kind": "unread", "shard": place[0], "attempt": place[1], "status": error.status, "why": why})
+    session.record(Unread(*place, error.status, why))
 
 
 def _rows(session: Session, group: str, out: Out) -> Iterator[Batch]:
@@ -257,7 +259,7 @@ def _hint(session: Session, group: str, row: Batch, out: Out, prompted: list[str
         return False
     look = session.looks[batch_id]
     if row.status not in RUNNING:
-        heard = (row.status, row.output_file_id, row.error_file_id)
+        heard = (row.status, *(file.id for file in row.files))
         if heard != look.heard and look.prompts < PROMPTS:
             look.heard = heard
             prompted.append(batch_id)
@@ -302,7 +304,8 @@ def _ask(session: Session, kit: LaneKit, shard: Shard, attempt: Attempt) -> Batc
     if why is not None:
         raise CallNotFound(f"the provider shows another batch under the id {attempt.batch_id}: {why}", status=404)
     session.missing.pop(f"batch {attempt.batch_id}", None)
-    return batch
+    files = tuple(kit.client.result_files(batch))
+    return replace(batch, output_file_id=None, error_file_id=None, results=files)
 
 
 def answers_announced(batch: Batch) -> int | None:
@@ -316,9 +319,8 @@ def _is_over(session: Session, kit: LaneKit, shard: Shard, attempt: Attempt, bat
     """Whether a batch has ended, and what it says of its files can be acted on."""
     where = f"batch {attempt.batch_id}"
     if not batch.terminal:
-        filed = batch.output_file_id is not None or batch.error_file_id is not None
         full = (batch.completed or 0) + (batch.failed or 0) >= shard.rows
-        if not (filed and full):
+        if not (batch.files and full):
             session.missing.pop(f"{where} is full", None)
             return False
         # Every answer is there, whatever the word for it (BerriAI/litellm#37156: `complete`).
@@ -326,7 +328,7 @@ def _is_over(session: Session, kit: LaneKit, shard: Shard, attempt: Attempt, bat
         session.observer.trouble(session, f"{where} ended with a status that batchling does not know", error, 0.0)
         wait = WORD_SECONDS if batch.status not in RUNNING else kit.grace_seconds
         return stays(session, f"{where} is full", WORD_LOOKS, wait)
-    wordless = batch.status == "failed" and not (batch.errors or batch.output_file_id or batch.error_file_id)
+    wordless = batch.status == "failed" and not (batch.errors or batch.files)
     if wordless and not stays(session, f"{where} failed without a word", SURE_LOOKS, SURE_SECONDS):
         return False
     return not _files_to_come(session, kit, batch, where, attempt, (shard.number, attempt.number))
@@ -341,12 +343,14 @@ def _files_to_come(
     """
     announced = answers_announced(batch)
     expected = announced is None if batch.status != "failed" else False
-    nothing = batch.output_file_id is None and batch.error_file_id is None
-    to_come = ((announced or expected) and batch.output_file_id is None) or (batch.failed and nothing)
+    has_output = any(file.kind == "output" for file in batch.files)
+    to_come = ((announced or expected) and not has_output) or (batch.failed and not batch.files)
     what = f"files of {where}"
     if to_come:
         looks, seconds = MISSING_LOOKS, kit.grace_seconds
-    elif batch.status in ("expired", "cancelled") and nothing and not (announced or batch.failed or attempt.cancelling):
+    elif batch.status in ("expired", "cancelled") and not (
+        batch.files or announced or batch.failed or attempt.cancelling
+    ):
         what, looks, seconds = f"anything of {where}", EMPTY_LOOKS, EMPTY_SECONDS
     else:
         return False
@@ -358,7 +362,6 @@ def _files_to_come(
 
 def ended(session: Session, shard: Shard, attempt: Attempt, batch: Batch) -> None:
     """Journals the end of a batch, as a GET of its id says it."""
-    where = {"shard": shard.number, "attempt": attempt.number}
     reason = batch.status if batch.terminal else "completed"
     document = {
         "id": batch.id,
@@ -369,32 +372,37 @@ def ended(session: Session, shard: Shard, attempt: Attempt, batch: Batch) -> Non
         ],
     }
     write_file(session.disk, session.folder.batch(shard.number, attempt.number), orjson.dumps(document))
-    event: dict[str, Any] = {
-        "kind": "ended",
-        **where,
-        "reason": reason,
-        "output_file_id": batch.output_file_id or None,
-        "error_file_id": batch.error_file_id or None,
-        "completed": answers_announced(batch),
-        "failed": batch.failed,
-    }
-    events: list[dict[str, Any]] = [event]
-    ran = batch.output_file_id or batch.error_file_id or batch.completed
+    before: list[Learned] = []
+    after: list[Throttled] = []
+    code = None
     if batch.status == "failed":
         failure = why_failed(batch)
-        event["code"] = failure.code
+        code = failure.code
+        ran = batch.files or batch.completed
         if failure.kind in _UNASKED and not ran and not faults_of(failure, shard.rows):
-            events[:0] = learned(session, shard, failure)
-            events.append(throttled(session, shard, attempt, failure))
-            event["reason"] = "throttled"
-    session.record(*events)
+            before = learned(session, shard, failure)
+            after = [throttled(session, shard, attempt, failure)]
+            reason = "throttled"
+    first = {file.kind: file.id for file in reversed(batch.files)}
+    end = Ended(
+        shard.number,
+        attempt.number,
+        reason,
+        output_file_id=first.get("output"),
+        error_file_id=first.get("errors"),
+        results=batch.files,
+        completed=answers_announced(batch),
+        failed=batch.failed,
+        code=code,
+    )
+    session.record(*before, end, *after)
 
 
 _UNASKED = frozenset({FailureKind.THROTTLED, FailureKind.NOT_READY, FailureKind.FATAL, FailureKind.TOO_LARGE})
 """No row was asked, and all of them may be: later, in smaller batches, or when a person has acted."""
 
 
-def throttled(session: Session, shard: Shard, attempt: Attempt, failure: Failure) -> dict[str, Any]:
+def throttled(session: Session, shard: Shard, attempt: Attempt, failure: Failure) -> Throttled:
     """Refused after the fact: nothing ran, nothing is billed, no attempt of a row is used up."""
     n = sum(1 for a in shard.attempts if a.phase is Phase.THROTTLED)
     wait = min(900.0, max(1.0, session.kit(shard).poll_seconds) * 2.0 ** min(n, 12))
@@ -402,12 +410,11 @@ def throttled(session: Session, shard: Shard, attempt: Attempt, failure: Failure
         wait = 0.0  # waiting changes nothing
     told = CallRefused(failure.sentence, code=failure.code)
     session.observer.trouble(session, f"batch {attempt.batch_id}", told, wait)
-    return {
-        "kind": "throttled",
-        "shard": shard.number,
-        "attempt": attempt.number,
-        "retry_at": session.clock.now() + wait,
-        "about": str(failure.about),
-        "why": failure.sentence[:500],
-        "fatal": failure.sentence[:500] if failure.fatal else None,
-    }
+    return Throttled(
+        shard.number,
+        attempt.number,
+        retry_at=session.clock.now() + wait,
+        about=str(failure.about),
+        why=failure.sentence[:500],
+        fatal=failure.sentence[:500] if failure.fatal else None,
+    )

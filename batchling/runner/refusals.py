@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import orjson
 
@@ -12,6 +11,7 @@ from batchling import limits
 from batchling.collect import About, Failure, FailureKind, Unit, outcome_of_error
 from batchling.dialects.reading import MAX_ERROR_CHARACTERS
 from batchling.ledger import Phase, Shard, ran_at_once, size_of
+from batchling.ledger.events import Learned
 from batchling.models import KEY_LENGTH, BatchError, Garbage, Response
 from batchling.runner.session import Session
 from batchling.runner.shards import IndexEntry, read_index
@@ -23,7 +23,7 @@ WORKING = frozenset({"in_progress", "finalizing"})
 """States in which the provider has taken a batch and works on it."""
 
 
-def learned(session: Session, shard: Shard, failure: Failure) -> list[dict[str, Any]]:
+def learned(session: Session, shard: Shard, failure: Failure) -> list[Learned]:
     """The limit that a refusal of this shard named, as an event; none where it names none that can be meant."""
     if failure.kind is FailureKind.TOO_LARGE:
         unit, limit = _size(session, shard, failure)
@@ -36,8 +36,7 @@ def learned(session: Session, shard: Shard, failure: Failure) -> list[dict[str, 
             return []  # more than that was there already, or one request is more: it is not meant so
         unit, limit = str(failure.unit), failure.limit
     lane = session.kit(shard).lane
-    event: dict[str, Any] = {"kind": "learned", "group": lane.group, "model": lane.model, "limit": limit}
-    return [event if unit == "tokens" else {**event, "unit": unit}]
+    return [Learned(lane.group, lane.model, limit, unit)]
 
 
 def _size(session: Session, shard: Shard, failure: Failure) -> tuple[str, int]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Container
 from dataclasses import replace
-from typing import Any
 
 from batchling.collect import Join, Row, Verdict
 from batchling.disk import write_file
 from batchling.errors import DataError
 from batchling.ledger import Action, Attempt, Phase, Shard, largest_of, limit_of, requests_limit_of, size_of
+from batchling.ledger.events import Learned, Planned, PlannedShard, Rejected
 from batchling.models import BatchError, Outcome, RowState
 from batchling.packing import ShardLimits
 from batchling.runner.gathering import unfit, write_lines
@@ -41,7 +41,7 @@ def replan(session: Session, action: Action) -> None:
         # Rows that were to move on when the shard closed, and that do not now (repairs were turned off meanwhile).
         moving = Counter(str(d["state"]) for d in (retries | repairs).values())
         left[str(number)] = Counter(shard.counts) - Counter(shard.kept) - moving
-    records: list[dict[str, Any]] = []
+    records: list[PlannedShard] = []
     first = max(session.state.shards) + 1
     for row_attempt, found in sorted(wanted.items()):
         lanes = {kit.lane.number: kit.shape}
@@ -62,13 +62,12 @@ def replan(session: Session, action: Action) -> None:
             raise
         first = writer.next
     session.record(
-        {
-            "kind": "planned",
-            "shards": records,
-            "replaces": list(action.shards),
-            "left": {number: dict(counts) for number, counts in left.items() if counts},
-            "why": "again",
-        }
+        Planned(
+            tuple(records),
+            replaces=tuple(action.shards),
+            left={number: dict(counts) for number, counts in left.items() if counts},
+            why="again",
+        )
     )
 
 
@@ -114,11 +113,10 @@ def split(session: Session, action: Action) -> None:
     most_bytes, most_rows = largest_of(session.state, kit.lane)
     rows = [n for n in (most_rows, requests_limit_of(session.state, kit.lane)) if n is not None]
     too_large = (most_bytes is not None and shard.bytes > most_bytes) or any(shard.rows > n for n in rows)
-    learned: list[dict[str, Any]] = []
+    learned: list[Learned] = []
     if not too_large and (limit is None or size_of(shard) <= limit):
         limit = max(1, size_of(shard) // 2)
-        where = {"group": kit.lane.group, "model": kit.lane.model}
-        learned.append({"kind": "learned", **where, "limit": limit, "guessed": True})
+        learned.append(Learned(kit.lane.group, kit.lane.model, limit, guessed=True))
     half = -(-shard.rows // 2)
     if shard.input_tokens is None and limit is not None:
         half = min(half, max(1, shard.rows * limit // max(1, size_of(shard))))
@@ -130,17 +128,17 @@ def split(session: Session, action: Action) -> None:
         longest = max(entry.size for entry in entries)  # a request that is longer goes out alone, and is refused alone
         limits = replace(limits, max_bytes=max(longest, min(most_bytes, limits.max_bytes or most_bytes)))
     records = _rewritten(session, shard, limits, {entry.key for entry in entries})
-    session.record(*learned, {"kind": "planned", "shards": records, "replaces": [shard.number], "why": "split"})
+    session.record(*learned, Planned(tuple(records), replaces=(shard.number,), why="split"))
 
 
 def renew(session: Session, shard: Shard) -> None:
     """The same requests in a shard of another number, and so in other bytes, where these bytes must not be sent again."""
     keys = {entry.key for entry in read_index(session.disk, session.folder.index(shard.number))}
     records = _rewritten(session, shard, session.kit(shard).shape.limits, keys)
-    session.record({"kind": "planned", "shards": records, "replaces": [shard.number], "why": "file id again"})
+    session.record(Planned(tuple(records), replaces=(shard.number,), why="file id again"))
 
 
-def _rewritten(session: Session, shard: Shard, limits: ShardLimits, keys: Container[str]) -> list[dict[str, Any]]:
+def _rewritten(session: Session, shard: Shard, limits: ShardLimits, keys: Container[str]) -> list[PlannedShard]:
     """Requests of a shard in new shards, as they are and with the same attempt; what the `planned` event says of them."""
     kit = session.kit(shard)
     writer = ShardWriter(
@@ -167,11 +165,11 @@ def _rewritten(session: Session, shard: Shard, limits: ShardLimits, keys: Contai
         writer.abandon()
         raise
     # What may have happened of the old one still counts when the next of the new ones is judged.
-    return [{**record, "doubts": shard.presumed} for record in records]
+    return [replace(record, doubts=shard.presumed) for record in records]
 
 
 def set_aside(
-    session: Session, shard: Shard, attempt: Attempt, refused: dict[str, BatchError], rejected: dict[str, Any]
+    session: Session, shard: Shard, attempt: Attempt, refused: dict[str, BatchError], rejected: Rejected
 ) -> None:
     """The provider takes a batch only without some of its requests: these are final errors, the others go into a new one.
 
@@ -201,14 +199,13 @@ def set_aside(
     records = _rewritten(session, shard, kit.shape.limits, others) if others else []
     session.record(
         rejected,
-        {
-            "kind": "planned",
-            "shards": records,
-            "replaces": [shard.number],
-            "left": {str(shard.number): {str(state): n for state, n in join.summary.states.items()}},
-            "refused": list(refused)[:REFUSED_KEPT],
-            "why": "refused lines",
-        },
+        Planned(
+            tuple(records),
+            replaces=(shard.number,),
+            left={str(shard.number): {str(state): n for state, n in join.summary.states.items()}},
+            refused=tuple(list(refused)[:REFUSED_KEPT]),
+            why="refused lines",
+        ),
     )
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import replace
 
 from batchling.errors import CallError, CallNotFound, UnfinishedError, UsageError
-from batchling.ledger import OVER, UNRESOLVED, UNSENT, Action, Attempt, Do, Phase, Shard
+from batchling.ledger import OVER, UNRESOLVED, UNSENT, Action, Attempt, CollectedFile, Do, Phase, Shard
+from batchling.ledger.events import Absent, Collected, Created, Dropped, Finished
 from batchling.models import Batch
 from batchling.runner.adoption import adopt_from_list, named_by_results
+from batchling.runner.folder import file_names
 from batchling.runner.gathering import give_up, ingest
 from batchling.runner.identity import contradicts, own
 from batchling.runner.session import Session
@@ -68,16 +70,7 @@ def adopt(session: Session, shard: int, batch_id: str, *, force: bool = False) -
         )
     if batch is not None:
         session.batches[batch.id] = batch
-    session.record(
-        {
-            "kind": "created",
-            "shard": shard,
-            "attempt": attempt.number,
-            "batch_id": batch_id,
-            "adopted": True,
-            "by": "person",
-        }
-    )
+    session.record(Created(shard, attempt.number, batch_id, adopted=True, by="person"))
 
 
 def _is_of(session: Session, shard: Shard, attempt: Attempt, batch: Batch) -> bool:
@@ -121,7 +114,7 @@ def resubmit(session: Session, shard: int) -> bool:
             f"the provider cannot be asked about shard {shard}: {error.message}",
             next_command="run the same command again later",
         ) from error
-    session.record({"kind": "absent", "shard": shard, "attempt": attempt.number, "by": "person"})
+    session.record(Absent(shard, attempt.number, by="person"))
     return True
 
 
@@ -142,7 +135,7 @@ def drop(session: Session, shard: int) -> None:
     else:
         found, attempt = _parked(session, shard)
     give_up(session, found, attempt)
-    session.record({"kind": "dropped", "shard": shard, "attempt": attempt.number, "why": "resolved", "by": "person"})
+    session.record(Dropped(shard, attempt.number, "resolved", by="person"))
 
 
 GIVEN_UP = "given up by a person: it may have been answered and paid for"
@@ -178,34 +171,32 @@ def let_go(session: Session, shard: int | None) -> None:
             next_command=_status(session),
         )
     for attempt in left:
-        where = {"shard": shard, "attempt": attempt.number}
         if attempt.phase is Phase.ENDED and (files := _received(session, found, attempt)):
-            session.record({"kind": "collected", **where, "files": files, "by": "person"})
+            session.record(Collected(shard, attempt.number, tuple(files), by="person"))
         if attempt.phase is Phase.COLLECTED:
             ingest(session, Action(Do.INGEST, shard, attempt.number, found.lane))
             continue
         unsent = attempt.phase in UNSENT
         give_up(session, found, attempt, "never sent" if unsent else GIVEN_UP)
-        session.record({"kind": "dropped", **where, "why": "given up", "by": "person"})
+        session.record(Dropped(shard, attempt.number, "given up", by="person"))
     if not state.finished and not state.awaits and not any(True for _ in state.open_shards()):
         ended = "cancelled" if state.cancel_requested else "finished"
-        session.record({"kind": "finished", "state": ended, "counts": state.counts()})
+        session.record(Finished(ended, state.counts()))
 
 
-def _received(session: Session, shard: Shard, attempt: Attempt) -> list[dict[str, Any]]:
+def _received(session: Session, shard: Shard, attempt: Attempt) -> list[CollectedFile]:
     """What has arrived of a batch's files, whole or not, with the others as lost. Empty: nothing has."""
-    files: list[dict[str, Any]] = []
+    files: list[CollectedFile] = []
     received = False
-    for kind, file_id in (("output", attempt.output_file_id), ("errors", attempt.error_file_id)):
-        if file_id is None:
-            continue
-        path = session.folder.raw(shard.number, attempt.number, kind)
+    for name, reference in file_names(attempt.results):
+        missing = CollectedFile(file_id=reference.id, whole=False, kind=reference.kind)
+        path = session.folder.raw(shard.number, attempt.number, name)
         part = path.with_name(path.name + ".part")
         whole = session.disk.exists(path)
         if not whole and session.disk.exists(part) and any(chunks(session.disk, part)):
             session.disk.replace(part, path)  # answers that are here are kept, even if others of their file are not
         if not session.disk.exists(path):
-            files.append({"file": None, "file_id": file_id, "sha256": None, "bytes": 0, "lines": 0, "whole": False})
+            files.append(missing)
             continue
         received = True
         digest, size, count = hashlib.sha256(), 0, 0
@@ -213,16 +204,8 @@ def _received(session: Session, shard: Shard, attempt: Attempt) -> list[dict[str
             digest.update(piece)
             size += len(piece)
             count += piece.count(b"\n")
-        files.append(
-            {
-                "file": path.name,
-                "file_id": file_id,
-                "sha256": digest.hexdigest(),
-                "bytes": size,
-                "lines": count,
-                "whole": whole,
-            }
-        )
+        sha256 = digest.hexdigest()
+        files.append(replace(missing, file=path.name, sha256=sha256, bytes=size, lines=count, whole=whole))
     return files if received else []
 
 

@@ -11,7 +11,7 @@ from batchling.clock import Clock
 from batchling.disk import Disk
 from batchling.errors import CallError, CallStopped, DiskError, ProviderError
 from batchling.journal import Journal
-from batchling.ledger import Attempt, Lane, Pace, Phase, Policy, Shard, State, apply, check
+from batchling.ledger import Attempt, Event, Lane, Pace, Phase, Policy, Shard, State, apply, check, event_of, line_of
 from batchling.models import Batch, Price
 from batchling.providers import Client, Envelope
 from batchling.runner.folder import PlanFolder, shard_numbers
@@ -23,7 +23,7 @@ from batchling.scrub import Scrubber
 MAX_BACKOFF_SECONDS = 300.0
 
 
-def write(journal: Journal, state: State, events: Iterable[dict[str, Any]], *, ts: float) -> Iterator[dict[str, Any]]:
+def write(journal: Journal, state: State, events: Iterable[Event], *, ts: float) -> Iterator[dict[str, Any]]:
     """The one way into a journal: each event is checked against the state, appended durably, then folded in.
 
     Args:
@@ -33,9 +33,10 @@ def write(journal: Journal, state: State, events: Iterable[dict[str, Any]], *, t
         InvariantError: one may not follow; it was not written.
     """
     for event in events:
-        check(state, journal.line(event, ts=ts))
-        for line in journal.append([event], ts=ts):
-            apply(state, line)
+        said = line_of(event)
+        check(state, event_of(journal.line(said, ts=ts)))
+        for line in journal.append([said], ts=ts):
+            apply(state, event_of(line))
             yield line
 
 
@@ -137,7 +138,7 @@ class Download:
     """One file of a batch as it arrived, in its `.part`.
 
     Attributes:
-        file_id: at the provider.
+        file_id: at the provider; kind: `output` or `errors`.
         sha256: of what arrived; None: nothing did.
         bytes, lines: of what arrived.
         torn: the last line is not whole.
@@ -147,6 +148,7 @@ class Download:
     """
 
     file_id: str
+    kind: str
     sha256: str | None = None
     bytes: int = 0
     lines: int = 0
@@ -214,7 +216,7 @@ class Session:
                 waited = None if attempt.fenced_mark is None else self.clock.elapsed(attempt.fenced_mark)
                 self.pace.settling[shard.number, attempt.number] = self.clock.now() - (waited or 0.0)
 
-    def record(self, *events: dict[str, Any]) -> None:
+    def record(self, *events: Event) -> None:
         """Journals events (durably) and applies them, one after the other.
 
         Raises:

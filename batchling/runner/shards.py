@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from batchling.disk import Disk, Writer
 from batchling.errors import DataError, DiskError, JournalError, UsageError
+from batchling.ledger.events import PlannedShard
 from batchling.packing import MAX_SHARDS, Packer, ShardLimits
 from batchling.runner.folder import PlanFolder
 
@@ -98,7 +99,7 @@ class ShardWriter:
             known = [n for n in (lane.limits.max_line_bytes, lane.limits.max_bytes) if n is not None]
             self._longest[number] = min(known, default=None)
         self._open: dict[int, _Open] = {}
-        self.records: list[dict[str, Any]] = []
+        self.records: list[PlannedShard] = []
 
     def add(
         self, lane: int, key: str, body: bytes, tokens: int | None, *, parent: str = "", row: str = "", schema: int = 0
@@ -168,24 +169,24 @@ class ShardWriter:
             writer.close()
         usd = self.lanes[lane].worst(shard.rows, shard.tokens)
         self.records.append(
-            {
-                "shard": shard.number,
-                "lane": lane,
-                "rows": shard.rows,
-                "bytes": shard.bytes,
-                "sha256": shard.digest.hexdigest(),
-                "input_tokens": shard.tokens,
-                "max_usd": None if usd is None else str(usd),
-                "row_attempt": self.row_attempt,
-                "kind": self.kind,
-            }
+            PlannedShard(
+                shard=shard.number,
+                lane=lane,
+                rows=shard.rows,
+                bytes=shard.bytes,
+                sha256=shard.digest.hexdigest(),
+                input_tokens=shard.tokens,
+                max_usd=usd,
+                row_attempt=self.row_attempt,
+                kind=self.kind,
+            )
         )
 
-    def finish(self) -> list[dict[str, Any]]:
+    def finish(self) -> list[PlannedShard]:
         """Closes every shard and returns what the `planned` event says of them."""
         for lane in sorted(self._open, key=lambda number: self._open[number].number):
             self._close(lane)
-        return sorted(self.records, key=lambda record: record["shard"])
+        return sorted(self.records, key=lambda record: record.shard)
 
     def abandon(self) -> None:
         """Closes files without promising anything about them."""

@@ -16,6 +16,19 @@ from batchling.errors import (
     UnfinishedError,
 )
 from batchling.ledger import OVER, Action, Attempt, Phase, Shard, at_stake, resubmit_limit
+from batchling.ledger.events import (
+    Absent,
+    Cancelling,
+    Created,
+    CreateIntent,
+    Dropped,
+    Fenced,
+    Parked,
+    Rejected,
+    Unlisted,
+    Uploaded,
+    UploadIntent,
+)
 from batchling.models import Submission
 from batchling.runner import replanning
 from batchling.runner.adoption import ASK_AGAIN_SECONDS, adopt_from_list
@@ -94,7 +107,7 @@ def upload(session: Session, action: Action) -> None:
     kit = session.kit(shard)
     _check_bytes(session, shard)
     if attempt.phase is not Phase.UPLOADING:
-        session.record({"kind": "upload_intent", "shard": shard.number, "attempt": attempt.number})
+        session.record(UploadIntent(shard.number, attempt.number))
     try:
         with session.disk.reader(session.folder.shard(shard.number)) as content:
             file_id = kit.client.upload(submission(session, shard, attempt), content)
@@ -114,7 +127,7 @@ def upload(session: Session, action: Action) -> None:
         _under_other_ids(session, shard, attempt, file_id)
         return
     session.settled("submit", shard.number, attempt.number)
-    session.record({"kind": "uploaded", "shard": shard.number, "attempt": attempt.number, "file_id": file_id})
+    session.record(Uploaded(shard.number, attempt.number, file_id))
 
 
 def _under_other_ids(session: Session, shard: Shard, attempt: Attempt, file_id: str) -> None:
@@ -136,8 +149,8 @@ def _under_other_ids(session: Session, shard: Shard, attempt: Attempt, file_id: 
             f"the provider gives one upload after the other the id {file_id}, with which an earlier submission may still "
             "arrive: sent again, it could be paid twice"
         )
-        refusal = {"status": None, "code": "file_id_again", "message": message, "refusals": 0, "fatal": True}
-        session.record({"kind": "rejected", "shard": shard.number, "attempt": attempt.number, **refusal})
+        refusal = Rejected(shard.number, attempt.number, code="file_id_again", message=message, fatal=True)
+        session.record(refusal)
         return
     replanning.renew(session, shard)
 
@@ -171,9 +184,7 @@ def create(session: Session, action: Action) -> None:
     if session.serves_another(attempt.file_id, shard, attempt):
         _under_other_ids(session, shard, attempt, attempt.file_id)
         return
-    session.record(
-        {"kind": "create_intent", "shard": shard.number, "attempt": attempt.number, "file_id": attempt.file_id}
-    )
+    session.record(CreateIntent(shard.number, attempt.number, attempt.file_id))
     try:
         with session.disk.reader(session.folder.shard(shard.number)) as content:
             batch = kit.client.create(submission(session, shard, attempt), attempt.file_id, content, kit.window)
@@ -192,11 +203,9 @@ def create(session: Session, action: Action) -> None:
             f"the provider gave it the id {batch.id}, which is the one of shard {holder[0]} already; see in its dashboard"
             " whether it made this batch"
         )
-        session.record({"kind": "parked", "shard": shard.number, "attempt": attempt.number, "why": why})
+        session.record(Parked(shard.number, attempt.number, why))
         return
-    session.record(
-        {"kind": "created", "shard": shard.number, "attempt": attempt.number, "batch_id": batch.id, "adopted": False}
-    )
+    session.record(Created(shard.number, attempt.number, batch.id))
     session.batches[batch.id] = batch
 
 
@@ -226,21 +235,20 @@ def _refused(session: Session, shard: Shard, attempt: Attempt, error: CallRefuse
     if not fatal:
         told = CallRefused(failure.sentence, status=error.status, code=error.code)
         session.observer.trouble(session, "submit", told, wait)
-    rejected = {
-        "kind": "rejected",
-        "shard": shard.number,
-        "attempt": attempt.number,
-        "status": error.status,
-        "code": error.code,
-        "message": error.message[:500],
-        "about": str(failure.about),
-        "words": error.words[:500],
-        "why": failure.sentence[:500],
-        "refusals": 0 if fatal else refusals,
-        "fatal": fatal,
-        "reupload": reupload,
-        "retry_at": retry_at,
-    }
+    rejected = Rejected(
+        shard.number,
+        attempt.number,
+        status=error.status,
+        code=error.code,
+        message=error.message[:500],
+        about=str(failure.about),
+        words=error.words[:500],
+        why=failure.sentence[:500],
+        refusals=0 if fatal else refusals,
+        fatal=fatal,
+        reupload=reupload,
+        retry_at=retry_at,
+    )
     if lines and not fatal:
         replanning.set_aside(session, shard, attempt, lines, rejected)
     else:
@@ -251,7 +259,7 @@ def recover(session: Session, action: Action) -> None:
     """Step 5, first half: is it in the list? If not, delete its input file, so that it can no longer happen."""
     shard, attempt = session.shard(action.shard, action.attempt)
     kit = session.kit(shard)
-    where = {"shard": shard.number, "attempt": attempt.number}
+    where = shard.number, attempt.number
     deleted = kit.lane.can_fence
     try:
         if kit.lane.can_list:
@@ -261,13 +269,13 @@ def recover(session: Session, action: Action) -> None:
             session.settled("recover", shard.number, attempt.number)
             return
         if not kit.lane.can_list:
-            session.record({"kind": "parked", **where, "why": NO_LIST})
+            session.record(Parked(*where, NO_LIST))
             return
     except CallError as error:
         if _is_broken(session, "recover", shard.number, attempt.number, error) or _is_down(
             session, kit.lane.group, error
         ):
-            session.record({"kind": "parked", **where, "why": f"{BROKEN_LIST}: {error.message}"[:500]})
+            session.record(Parked(*where, f"{BROKEN_LIST}: {error.message}"[:500]))
             return
         session.backoff("recover", shard.number, attempt.number, error, base=RETRY_SECONDS, what="recover")
         return
@@ -291,7 +299,7 @@ def recover(session: Session, action: Action) -> None:
     session.settled("fence", shard.number, attempt.number)
     session.settled("recover", shard.number, attempt.number)
     mark = session.clock.mark()
-    session.record({"kind": "fenced", **where, "mark": mark, "deleted": deleted})
+    session.record(Fenced(*where, mark, deleted))
     session.pace.settling[shard.number, attempt.number] = session.clock.now()
 
 
@@ -299,14 +307,14 @@ def settle(session: Session, action: Action) -> None:
     """Step 5, second half: settled and still not in the list, so it did not happen; what is at stake may be for a person."""
     shard, attempt = session.shard(action.shard, action.attempt)
     kit = session.kit(shard)
-    where = {"shard": shard.number, "attempt": attempt.number}
+    where = shard.number, attempt.number
     try:
         clear = adopt_from_list(session, kit.lane.group)
     except CallError as error:
         if _is_broken(session, "settle", shard.number, attempt.number, error) or _is_down(
             session, kit.lane.group, error
         ):
-            session.record({"kind": "parked", **where, "why": f"{BROKEN_LIST}: {error.message}"[:500]})
+            session.record(Parked(*where, f"{BROKEN_LIST}: {error.message}"[:500]))
             return
         session.backoff("settle", shard.number, attempt.number, error, base=RETRY_SECONDS, what="recover")
         return
@@ -319,7 +327,7 @@ def settle(session: Session, action: Action) -> None:
         _await_results(session, shard, attempt, waits)
         return
     why = _why_a_person(session, shard, attempt, clear=clear)
-    session.record({"kind": "absent", **where} if why is None else {"kind": "parked", **where, "why": why})
+    session.record(Absent(*where) if why is None else Parked(*where, why))
 
 
 def _await_results(session: Session, shard: Shard, attempt: Attempt, waits: set[str]) -> None:
@@ -365,8 +373,7 @@ def audit(session: Session, action: Action) -> None:
             if error.status is not None and (hopeless or failing >= BUSY_SECONDS):
                 # What is out may still turn up, and what is not sent yet may be out: nothing of it is decided without a list.
                 if action.group not in session.pace.unlisted:
-                    said = {"group": action.group, "status": error.status, "why": error.message[:500]}
-                    session.record({"kind": "unlisted", **said})
+                    session.record(Unlisted(action.group, error.status, error.message[:500]))
                 session.pace.unlisted.add(action.group)
             return
         session.observer.trouble(session, "the audit is skipped: the provider's list cannot be read", error, 0.0)
@@ -441,7 +448,7 @@ def cancel(session: Session, action: Action) -> None:
             session.backoff("cancel", shard.number, attempt.number, error, base=RETRY_SECONDS, what="cancel")
             return
     session.settled("cancel", shard.number, attempt.number)
-    session.record({"kind": "cancelling", "shard": shard.number, "attempt": attempt.number})
+    session.record(Cancelling(shard.number, attempt.number))
 
 
 def _key_refused(session: Session, shard: Shard, attempt: Attempt, error: CallError) -> None:
@@ -467,4 +474,4 @@ def drop(session: Session, action: Action) -> None:
     shard, attempt = session.shard(action.shard, action.attempt)
     why = "no longer wanted" if shard.unwanted else "cancelled"
     give_up(session, shard, attempt)
-    session.record({"kind": "dropped", "shard": shard.number, "attempt": attempt.number, "why": why})
+    session.record(Dropped(shard.number, attempt.number, why))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from batchling.disk import Disk
 from batchling.ledger import Action, Do, State, decide
+from batchling.ledger.events import CancelWanted
 from batchling.packing import KeySet
 from batchling.runner.broken import broken
 from batchling.runner.folder import PlanFolder
@@ -99,7 +100,7 @@ def let_go(session: Session, shards: Sequence[int], perform: Callable[[Session, 
     Returns:
         Whether nothing is left to cancel. What is left is in the journal: whoever drives the plan next does it.
     """
-    session.record({"kind": "cancel_wanted", "shards": list(shards)})
+    session.record(CancelWanted(tuple(shards)))
     for _ in range(ROUNDS):
         actions = decide(session.state, session.clock.now(), session.policy, session.pace)
         actions = [action for action in actions if action.do in _LETTING_GO]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from batchling.errors import CallAmbiguous, CallNotFound, CallRefused, CallUnavailable
-from batchling.models import Batch, Submission
+from batchling.models import Batch, ResultFile, Submission
 from batchling.spec import ProviderConfig
 from batchling.testing.chaos import Chaos
 from batchling.testing.server import SimBatch, SimServer
@@ -168,6 +168,9 @@ class SimClient:
             content = b"".join(b'{"custom_id":"%b","body":{"messages":[]}}\n' % name.encode() for name in names)
         file_id = server.store(content)
         server.make(file_id, metadata, at=server.time.now - rng.choice((0.0, rng.random() * 3600.0)), ours=False)
+
+    def result_files(self, batch: Batch) -> tuple[ResultFile, ...]:
+        return batch.files
 
     def fetch(self, file_id: str, sink: BinaryIO) -> int:
         self._read("fetch", file_id)

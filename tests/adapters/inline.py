@@ -24,7 +24,7 @@ from batchling.collect import outcome_of_error
 from batchling.dialects import NeutralRequest
 from batchling.dialects.neutral import checked_params
 from batchling.errors import CallAmbiguous, CallError, CallNotFound, CallRefused, CallUnavailable, ConfigError
-from batchling.models import Batch, Garbage, Outcome, Response, Submission, Usage
+from batchling.models import Batch, Garbage, Outcome, Response, ResultFile, Submission, Usage
 from batchling.providers import Adapter
 from batchling.spec import ProviderConfig
 
@@ -165,6 +165,9 @@ class InlineClient:
                 break
             after = fresh[-1].id
         raise CallUnavailable("the list has no end", code="list_incomplete")
+
+    def result_files(self, batch: Batch) -> tuple[ResultFile, ...]:
+        return batch.files
 
     def fetch(self, file_id: str, sink: BinaryIO) -> int:
         return sink.write(self._call("GET", f"/jobs/{file_id}/results"))

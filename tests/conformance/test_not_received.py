@@ -103,12 +103,13 @@ def test_30_plan_says_what_run_would_leave_out(bench: Workbench) -> None:
 
 
 def test_30_journals_of_0_1_0_do_not_buy_them_silently_either(bench: Workbench) -> None:
-    from batchling.ledger import State, apply
+    from batchling.ledger import State, apply, event_of
+    from batchling.ledger.upgrade import upgrade
 
     def fold(*events: dict[str, object]) -> State:
         state = State()
         for seq, event in enumerate(events, 1):
-            apply(state, {"seq": seq, "ts": 1.0, **event})
+            apply(state, event_of(upgrade({"seq": seq, "ts": 1.0, **event})))
         return state
 
     about = {"shard": 1, "attempt": 1}

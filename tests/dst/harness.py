@@ -22,7 +22,8 @@ import orjson
 from batchling import cost
 from batchling.errors import DiskError, ProviderError, UnfinishedError, UsageError
 from batchling.journal import Journal, decode, parse, read
-from batchling.ledger import UNSENT, InvariantError, Lane, Pace, Phase, Policy, State, replay
+from batchling.ledger import UNSENT, Event, InvariantError, Lane, Pace, Phase, Policy, State, line_of, replay
+from batchling.ledger.events import CancelRequested, Ended, PlanCreated, Planned, SessionStarted
 from batchling.models import ANSWERED, Batch, Outcome, Price, Submission
 from batchling.packing import ShardLimits
 from batchling.providers.openai import ADAPTER
@@ -512,9 +513,9 @@ class Schedule:
             observer=self,
             pace=Pace(),
         )
-        session.record({"kind": "session", "fingerprints": {}})
+        session.record(SessionStarted({}))
         if self.cancel_at and number >= self.cancel_at and not state.cancel_requested:
-            session.record({"kind": "cancel_requested"})
+            session.record(CancelRequested())
         if self.rng.random() < 0.1:
             self._impossible(session)
         detach = self.detach and self.rng.random() < 0.5
@@ -534,9 +535,8 @@ class Schedule:
         """An event that may not follow is refused, and leaves no trace."""
         for shard, attempt in session.state.attempts():
             if attempt.phase in UNSENT:
-                where = {"shard": shard.number, "attempt": attempt.number}
                 try:
-                    session.record({"kind": "ended", **where, "reason": "completed"})
+                    session.record(Ended(shard.number, attempt.number, "completed"))
                 except InvariantError:
                     return
                 raise Broken("an event that may not follow was taken")
@@ -546,8 +546,8 @@ class Schedule:
         for lane, key, body in self.rows:
             writer.add(lane, key, body, self.tokens)
         shards = writer.finish()
-        events: list[dict[str, Any]] = [] if journal.events else [{"kind": "plan_created"}]
-        journal.append([*events, {"kind": "planned", "shards": shards}], ts=clock.now())
+        events: list[Event] = [] if journal.events else [PlanCreated()]
+        journal.append(map(line_of, [*events, Planned(tuple(shards))]), ts=clock.now())
 
     def _decide_parked(self, session: Session) -> None:
         """The person looks at the provider's dashboard, which is the truth, and decides."""
@@ -753,8 +753,9 @@ class Schedule:
         """The provider has billed answers of this batch that it does not give, and the journal knows of it."""
         damaged = {file_id for server in self.servers.values() for file_id in server.damaged}
         return any(
-            self._real(a.batch_id or "") == batch_id and a.unsure and self._real(a.output_file_id or "") in damaged
+            self._real(a.batch_id or "") == batch_id and a.unsure and self._real(file.id) in damaged
             for _, a in state.attempts()
+            for file in a.results
         )
 
     def _check_document(self, document: dict[str, Any], run: Any, unsure: bool) -> None:

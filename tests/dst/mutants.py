@@ -219,11 +219,19 @@ MUTANTS = [
     ),
     Mutant(
         "output file only",
-        without(fetching, "collect", (' ("errors", attempt.error_file_id)', "")),
+        without(
+            fetching,
+            "collect",
+            ("file_names(attempt.results)", "file_names(f for f in attempt.results if f.kind == 'output')"),
+        ),
     ),
     Mutant(
         "the output of a batch that did not complete is not fetched",
-        without(fetching, "collect", ("if file_id:", 'if file_id and attempt.reason == "completed":')),
+        without(
+            fetching,
+            "collect",
+            ("file_names(attempt.results)", "file_names(attempt.results if attempt.reason == 'completed' else ())"),
+        ),
     ),
     Mutant(
         "downloads are not checked",
@@ -255,8 +263,7 @@ MUTANTS = [
                 "    attempt.phase = Phase.CREATING\n    try:\n        with session.disk.reader",
             ),
             (
-                '    session.record(\n        {"kind": "create_intent", "shard": shard.number, "attempt": attempt.number, '
-                '"file_id": attempt.file_id}\n    )\n',
+                "    session.record(CreateIntent(shard.number, attempt.number, attempt.file_id))\n",
                 "",
             ),
         ),
@@ -294,7 +301,7 @@ MUTANTS = [
             gathering,
             "ingest",
             (
-                'unsure = not all(file.get("whole", True) for file in attempt.files)',
+                "unsure = not all(file.whole for file in attempt.files)",
                 "unsure = False",
             ),
         ),
@@ -323,14 +330,14 @@ MUTANTS = [
             fetching,
             "_weigh",
             ("elif any(d.stated is None for d in got.values()):", "elif False:"),
-            ("if output.stated == output.bytes or stays(session, same, SAME_LOOKS, 0.0):", "if True:"),
+            ('if d.stated == d.bytes or stays(session, f"{d.file_id} {d.sha256}", SAME_LOOKS, 0.0):', "if True:"),
         ),
         worlds=("liar",),
         first=(331, 448),
     ),
     Mutant(
         "a batch that stopped is believed at once that it answered nothing",
-        without(polling, "_files_to_come", ('batch.status in ("expired", "cancelled") and nothing', "False")),
+        without(polling, "_files_to_come", ('batch.status in ("expired", "cancelled") and not (', "False and not (")),
         worlds=("lying-batch",),
         first=(195, 594),
     ),
@@ -395,8 +402,8 @@ MUTANTS = [
             sessions,
             "write",
             (
-                "        check(state, journal.line(event, ts=ts))\n        for line in journal.append([event], ts=ts):\n",
-                "        for line in journal.append([event], ts=ts):\n            check(state, line)\n",
+                "        check(state, event_of(journal.line(said, ts=ts)))\n        for line in journal.append([said], ts=ts):\n",
+                "        for line in journal.append([said], ts=ts):\n            check(state, event_of(line))\n",
             ),
         ),
     ),

@@ -30,6 +30,7 @@ from batchling.config import find_project
 from batchling.errors import DiskError, LockedError, UnfinishedError, UsageError
 from batchling.journal import Journal, read
 from batchling.ledger import InvariantError, Pace, Policy, replay
+from batchling.ledger.events import CancelRequested, SessionStarted
 from batchling.models import ANSWERED
 from batchling.providers.openai import ADAPTER
 from batchling.request import repair, repair_key
@@ -482,7 +483,7 @@ class House:
                 pace=Pace(),
             )
             if not session.state.finished:
-                session.record({"kind": "session", "fingerprints": {}})
+                session.record(SessionStarted({}))
             yield session
             journal.close()
         finally:
@@ -575,7 +576,7 @@ class House:
 
 def _cancel(session: Session) -> None:
     if not session.state.cancel_requested:
-        session.record({"kind": "cancel_requested"})
+        session.record(CancelRequested())
 
 
 def _every_key(disk: SimDisk, folder: PlanFolder) -> set[str]:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from batchling.journal import Journal, parse
-from batchling.ledger import FIELDS, MAYBE, TRANSITIONS, InvariantError, State, apply, check, replay
+from batchling.ledger import EVENTS, InvariantError, State, apply, check, event_of, replay
+from batchling.ledger.events import PlanCreated, Remark, Uploaded
 from batchling.runner.session import write
 from batchling.testing import SimDisk
 from batchling.testing.chaos import Chaos
@@ -39,7 +40,7 @@ STRANGE: tuple[Any, ...] = (
 )
 """What a damaged line, another version or a provider may put anywhere."""
 
-KINDS = sorted({*TRANSITIONS, *FIELDS, *MAYBE, "plan_created", "cancel_requested", "audited", "of another version"})
+KINDS = sorted({*(event.kind for event in EVENTS), "audited", "of another version"})
 
 
 def fresh(rng: random.Random, state: State) -> dict[str, Any]:
@@ -75,18 +76,18 @@ def test_a_refused_event_changes_nothing_and_an_accepted_one_folds(seed: int) ->
         event = fresh(rng, state)
         before = copy.deepcopy(state)
         try:
-            check(state, event)
+            check(state, event_of(event))
         except InvariantError:
             refused += 1
             assert state == before
             try:
-                apply(state, event)
+                apply(state, event_of(event))
             except InvariantError:
                 assert state == before
             continue
         assert state == before
         taken += 1
-        apply(state, event)
+        apply(state, event_of(event))
         assert state.seq == before.seq + 1
     assert taken > 20 and refused > 100
 
@@ -97,15 +98,16 @@ def test_what_is_in_a_journal_folds_to_the_state_of_who_wrote_it(seed: int) -> N
     disk = SimDisk(Chaos(str(seed)))
     disk.make_folder(JOURNAL.parent)
     journal, state = Journal(disk, JOURNAL), State()
-    for event in ({"kind": "plan_created"}, {"kind": "planned", "shards": [Plan.shard(1, 3), Plan.shard(2, 3)]}):
-        list(write(journal, state, [event], ts=1.0))
+    shards = [Plan.shard(1, 3), Plan.shard(2, 3)]
+    for kind in ({"kind": "plan_created"}, {"kind": "planned", "shards": shards}):
+        list(write(journal, state, [event_of({"seq": 0, "ts": 0.0, **kind})], ts=1.0))
     for _ in range(300):
-        event = {k: v for k, v in fresh(rng, state).items() if k not in ("seq", "ts")}
+        event = {**fresh(rng, state), "seq": 0, "ts": 0.0}
         size = disk.size(JOURNAL)
         if not isinstance(event.get("kind"), str):
             event["kind"] = "audited"
         try:
-            list(write(journal, state, [event], ts=2.0))
+            list(write(journal, state, [event_of(event)], ts=2.0))
         except InvariantError:
             assert disk.size(JOURNAL) == size, "nothing that is refused is ever on the disk"
     events, good = parse(disk.read(JOURNAL), where="journal")
@@ -117,11 +119,11 @@ def test_of_several_events_nothing_is_written_from_the_refused_one_on() -> None:
     disk = SimDisk(Chaos("several"))
     disk.make_folder(JOURNAL.parent)
     journal, state = Journal(disk, JOURNAL), State()
-    good, bad = {"kind": "plan_created"}, {"kind": "uploaded", "shard": 1, "attempt": 1, "file_id": "f"}
+    good, bad, remark = PlanCreated(), Uploaded(1, 1, "f"), Remark("audited")
     with pytest.raises(InvariantError, match="no shard 1"):
-        list(write(journal, state, [good, bad, {"kind": "audited"}], ts=1.0))
+        list(write(journal, state, [good, bad, remark], ts=1.0))
     assert [event["kind"] for event in parse(disk.read(JOURNAL), where="")[0]] == ["plan_created"]
-    list(write(journal, state, [{"kind": "audited"}], ts=1.0))
+    list(write(journal, state, [remark], ts=1.0))
     assert state.seq == 2
 
 
@@ -157,25 +159,24 @@ def test_i8_a_batch_id_takes_the_place_of_no_other() -> None:
     plan = Plan(3, 3).created(1).send(2)
     event = {"seq": plan.state.seq + 1, "ts": 1.0, "kind": "created", "shard": 2, "attempt": 1, "batch_id": "b-1-1"}
     with pytest.raises(InvariantError, match="shard 1 already"):
-        check(plan.state, event)
-    check(plan.state, event, recorded=True)  # version 0.1.0 wrote it
+        check(plan.state, event_of(event))
+    check(plan.state, event_of(event), recorded=True)  # version 0.1.0 wrote it
     with pytest.raises(InvariantError, match="shard 1 already"):
-        check(plan.state, {**event, "by": "person"})
+        check(plan.state, event_of({**event, "by": "person"}))
     plan.closed(1)
-    check(plan.state, {**event, "seq": plan.state.seq + 1, "by": "person"})
+    check(plan.state, event_of({**event, "seq": plan.state.seq + 1, "by": "person"}))
 
 
 def test_what_a_provider_says_is_written_whatever_is_in_it() -> None:
     disk = SimDisk(Chaos("strange"))
     disk.make_folder(JOURNAL.parent)
     journal, state = Journal(disk, JOURNAL), State()
-    odd = {
-        "kind": "remark",
+    said = {
         "message": "half \ud83d of it",
         "counts": {"n": 10**40},
         "wait": float("inf"),
         "good": "😀",
     }
-    (line,) = write(journal, state, [odd], ts=1.0)
+    (line,) = write(journal, state, [Remark("remark", said)], ts=1.0)
     assert line["message"] == "half \ufffd of it" and line["counts"] == {"n": 2**63 - 1} and line["good"] == "😀"
     assert parse(disk.read(JOURNAL), where="")[0] == [line]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from batchling.ledger import (
-    TRANSITIONS,
+    STEPS,
     Action,
     Do,
     InvariantError,
@@ -19,8 +19,10 @@ from batchling.ledger import (
     State,
     apply,
     decide,
+    event_of,
     replay,
 )
+from batchling.ledger.events import SessionStarted
 
 NOW = 1_000_000.0
 LANE = Lane(number=0, group="g", model="m")
@@ -49,7 +51,7 @@ class Plan:
         }  # fmt: skip
 
     def tell(self, kind: str, ts: float = NOW, **fields: Any) -> Plan:
-        apply(self.state, {"seq": self.state.seq + 1, "ts": ts, "kind": kind, **fields})
+        apply(self.state, event_of({"seq": self.state.seq + 1, "ts": ts, "kind": kind, **fields}))
         return self
 
     def about(self, kind: str, shard: int = 1, attempt: int = 1, **fields: Any) -> Plan:
@@ -99,7 +101,7 @@ def test_a_shard_goes_from_planned_to_closed() -> None:
     assert plan.decide() == [Action(Do.STOP, why="finished")]
 
 
-@pytest.mark.parametrize("kind", sorted(TRANSITIONS))
+@pytest.mark.parametrize("kind", sorted(step.kind for step in STEPS))
 def test_an_event_that_may_not_follow_is_refused(kind: str) -> None:
     plan = Plan(3).created().closed()
     fields = {"file_id": "f", "batch_id": "b", "reason": "completed", "files": [], "counts": {"ok": 3}, "usd": "0"}
@@ -109,7 +111,7 @@ def test_an_event_that_may_not_follow_is_refused(kind: str) -> None:
 
 def test_events_must_follow_each_other_without_a_gap() -> None:
     with pytest.raises(InvariantError, match="I8"):
-        apply(State(), {"seq": 2, "ts": 0.0, "kind": "session", "fingerprints": {}})
+        apply(State(), SessionStarted({}, seq=2))
 
 
 def test_a_lost_reply_is_looked_for_before_anything_else_is_sent() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from batchling.ledger import Lane, Pace, Policy, State, apply
+from batchling.ledger import Lane, Pace, Policy, State, apply, event_of
 from batchling.models import Batch
 from batchling.waiting import waits
 
@@ -27,7 +27,7 @@ DROP = "batchling resolve plan --drop --shard 1 --force"
 def fold(*events: dict[str, Any]) -> State:
     state = State()
     for seq, event in enumerate(events, 1):
-        apply(state, {"seq": seq, "ts": 1000.0, **event})
+        apply(state, event_of({"seq": seq, "ts": 1000.0, **event}))
     return state
 
 

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from batchling.dialects.reading import whole
 from batchling.errors import CallAmbiguous, CallUnavailable
-from batchling.models import Batch, BatchError, Submission
+from batchling.models import Batch, BatchError, ResultFile, Submission
 from batchling.providers.openai.objects import seconds, text_of
 from batchling.providers.replies import MARGIN_SECONDS, Refusal, shape
 from batchling.providers.wire import PIECE, Wire
@@ -97,6 +97,9 @@ class AnthropicClient:
             "but its next page had no new ones",
             code="list_incomplete",
         )
+
+    def result_files(self, batch: Batch) -> tuple[ResultFile, ...]:
+        return batch.files
 
     def fetch(self, file_id: str, sink: BinaryIO) -> int:
         # `results_url` is not followed: it may name another host, behind a gateway it does, and our key is for ours.

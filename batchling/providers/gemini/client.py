@@ -14,7 +14,7 @@ from urllib.parse import quote, urlsplit
 
 from batchling.dialects.reading import whole
 from batchling.errors import CallAmbiguous, CallStopped, CallUnavailable
-from batchling.models import Batch, BatchError, Submission
+from batchling.models import Batch, BatchError, ResultFile, Submission
 from batchling.providers.gemini.envelope import named_status
 from batchling.providers.openai.objects import seconds, text_of
 from batchling.providers.replies import MAX_RETRY_SECONDS, Refusal, shape
@@ -145,6 +145,9 @@ class GeminiClient:
             "but its next page had no new ones",
             code="list_incomplete",
         )
+
+    def result_files(self, batch: Batch) -> tuple[ResultFile, ...]:
+        return batch.files
 
     def fetch(self, file_id: str, sink: BinaryIO) -> int:
         # Never asked about as a file: the name of an output is longer than the Files API allows (python-genai#1759).

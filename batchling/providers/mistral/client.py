@@ -15,7 +15,7 @@ from urllib.parse import quote
 from batchling import limits
 from batchling.dialects.reading import whole
 from batchling.errors import CallAmbiguous, CallRefused, CallUnavailable
-from batchling.models import Batch, BatchError, Submission
+from batchling.models import Batch, BatchError, ResultFile, Submission
 from batchling.providers.openai.objects import read_blamed, read_refusal, seconds, text_of
 from batchling.providers.replies import MARGIN_SECONDS, Refusal, shape
 from batchling.providers.wire import Wire, deleted
@@ -123,6 +123,9 @@ class MistralClient:
             "but its next page had no new ones",
             code="list_incomplete",
         )
+
+    def result_files(self, batch: Batch) -> tuple[ResultFile, ...]:
+        return batch.files
 
     def fetch(self, file_id: str, sink: BinaryIO) -> int:
         return self._wire.stream(f"download of file {file_id}", f"{FILES}/{_part(file_id)}/content", sink)

@@ -25,7 +25,7 @@ import openai
 from batchling import limits
 from batchling.dialects.reading import whole
 from batchling.errors import CallAmbiguous, CallError, CallNotFound, CallRefused, CallStopped, CallUnavailable
-from batchling.models import Batch, Submission
+from batchling.models import Batch, ResultFile, Submission
 from batchling.providers.deadline import LATE, end_with
 from batchling.providers.openai.objects import read_batch, read_blamed, read_refusal, text_of
 from batchling.providers.replies import (
@@ -220,6 +220,9 @@ class OpenAIClient:
             "but its next page had no new ones",
             code="list_incomplete",
         )
+
+    def result_files(self, batch: Batch) -> tuple[ResultFile, ...]:
+        return batch.files
 
     def fetch(self, file_id: str, sink: BinaryIO) -> int:
         what = f"download of file {file_id}"
