@@ -96,7 +96,7 @@ def paired_share(n: int, gained: int, lost: int, confidence: float = CONFIDENCE)
 def paired_mean(
     differences: Sequence[float], draws: Draws, *, resamples: int = RESAMPLES, confidence: float = CONFIDENCE
 ) -> Difference:
-    """The mean of row-by-row differences, with a bootstrap over the rows.
+    """The mean of row-by-row differences, with a bootstrap over the rows. Their order does not matter.
 
     Args:
         differences: the point's value minus the baseline's, a row each.
@@ -110,7 +110,7 @@ def paired_mean(
         return Difference(mean, None, None, None, n, BOOTSTRAP)
     if min(differences) == max(differences):
         return Difference(mean, mean, mean, 1.0 if mean == 0 else None, n, BOOTSTRAP)
-    sums, sizes = _grouped(list(differences), draws)
+    sums, sizes = _grouped(sorted(differences), draws)  # a query may give the rows in any order
     places = range(len(sums))
     means = []
     for _ in range(resamples):

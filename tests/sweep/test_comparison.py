@@ -61,6 +61,17 @@ def test_the_bootstrap_is_near_the_t_interval_and_the_same_for_the_same_seed() -
     assert paired_mean(values, random.Random(0)) == found
 
 
+@pytest.mark.parametrize("n", [7, 3 * GROUPS])
+def test_the_order_of_the_rows_changes_no_figure(n: int) -> None:
+    """A query gives them in any order, and the same comparison must show the same figures."""
+    rng = random.Random(3)
+    values = [rng.choice((-1.0, 0.0, 0.5, 1.0)) for _ in range(n)]
+    found = paired_mean(values, random.Random(0))
+    for _ in range(3):
+        rng.shuffle(values)
+        assert paired_mean(values, random.Random(0)) == found
+
+
 def test_many_rows_are_drawn_in_groups_with_the_same_spread() -> None:
     rng = random.Random(3)
     values = [rng.gauss(0.0, 1.0) for _ in range(20 * GROUPS)]
