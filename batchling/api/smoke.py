@@ -340,13 +340,21 @@ class _Look:
 
     def _files(self, batch: Batch) -> None:
         seen: dict[str, str] = {}
-        for name, file_id in (("output file", batch.output_file_id), ("error file", batch.error_file_id)):
-            if file_id is None:
+        words = {"output": "output file", "errors": "error file"}
+        try:
+            files = self._client.result_files(batch)
+        except CallError as error:
+            self._found("files of results", f"cannot be listed: {error.message}")
+            return
+        for kind, name in words.items():
+            if not any(file.kind == kind for file in files):
                 self._found(name, "none")
-                continue
+        for number, file in enumerate(files):
+            earlier = sum(other.kind == file.kind for other in files[:number])
+            name = words.get(file.kind, file.kind) + (f" {earlier + 1}" if earlier else "")
             sink = io.BytesIO()
             try:
-                size = self._client.fetch(file_id, sink)
+                size = self._client.fetch(file.id, sink)
             except CallError as error:
                 self._found(name, f"cannot be read: {error.message}")
                 continue
