@@ -106,7 +106,7 @@ def _format(first: Event, where: str) -> int:
         raise JournalError(
             f"the journal was written by a later version of batchling: {error}",
             where=where,
-            next_command="python -m pip install --upgrade batchling",
+            next_command="run the command with the version of batchling that wrote it, or a later one",
         ) from None
 
 

@@ -382,7 +382,7 @@ def ended(session: Session, shard: Shard, attempt: Attempt, batch: Batch) -> Non
         if failure.kind in _UNASKED and not ran and not faults_of(failure, shard.rows):
             before = learned(session, shard, failure)
             after = [throttled(session, shard, attempt, failure)]
-            reason = "throttled"
+            reason = Throttled.kind
     first = {file.kind: file.id for file in reversed(batch.files)}
     end = Ended(
         shard.number,

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 
 from batchling import errors
+from batchling.ledger import events
 from batchling.models import NOT_UNDERSTOOD
 from batchling.models import RowState as State
 from tests.docs.pages import DOCS, ROOT
@@ -46,14 +47,18 @@ def codes_of_calls() -> set[str]:
     """What our own code gives as the code of a refusal, or as the reason that a batch was not taken."""
     found = set()
     for node in nodes():
-        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("Call"):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith(("Call", "Rejected")):
             found.update(word for key in node.keywords if key.arg == "code" for word in constants(key.value))
         elif isinstance(node, ast.Dict):
             pairs = zip(node.keys, node.values, strict=True)
             given = [value for key, value in pairs if isinstance(key, ast.Constant) and key.value == "code"]
             found.update(word for value in given if not isinstance(value, ast.Subscript) for word in constants(value))
-        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "event['reason']":
-            found.update(constants(node.value))
+        elif (
+            isinstance(node, ast.Assign)
+            and ast.unparse(node).startswith("reason = ")
+            and ast.unparse(node).endswith(".kind")
+        ):
+            found.add(getattr(events, ast.unparse(node.value).removesuffix(".kind")).kind)
     return found
 
 

@@ -48,7 +48,7 @@ def test_a_format_that_is_not_known_is_an_error_that_names_the_file_and_what_to_
     with pytest.raises(JournalError, match="later version of batchling") as caught:
         parse(data, where="runs/p/journal.jsonl")
     assert caught.value.exit_code == 2
-    assert caught.value.where == "runs/p/journal.jsonl" and "upgrade" in (caught.value.next_command or "")
+    assert caught.value.where == "runs/p/journal.jsonl" and "a later one" in (caught.value.next_command or "")
 
 
 def test_the_two_files_of_an_older_journal_are_references() -> None:
