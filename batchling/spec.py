@@ -246,7 +246,7 @@ class ProviderConfig(Section):
 class Message(Section):
     """One message of the prompt. `content` is a template, or `file:PATH` relative to the config that names it."""
 
-    role: Literal["system", "developer", "user", "assistant"] = Field(description="Who says it.")
+    role: Literal["system", "developer", "user", "assistant"] = Field(description="The role of the message.")
     content: str = Field(description="The template.")
 
 
@@ -340,7 +340,7 @@ class SchemaConfig(Section):
     strict: bool = Field(default=True, description="Send it as a strict schema; false: only validate the answers.")
     send: Literal["auto", "strict", "json_mode", "prompt"] = Field(
         default="auto",
-        description="How the model is told: a strict schema; the schema in words in the system message, with JSON mode or "
+        description="How the schema is given to the model: as a strict schema; the schema in words in the system message, with JSON mode or "
         "without. auto: the first of these that the model takes.",
     )
 

@@ -181,28 +181,22 @@ def _lost(each: ProviderFacts) -> str:
     if each.choice == "local":
         return ""
     head = "## When the fate of a submission is unknown\n\n"
-    if facts.marker == "results":
-        return head + (
-            "A batch there carries no mark of ours and its input is no file that could be deleted. A create whose answer was lost is looked "
-            "for in the list by its time and number of rows; a batch that could be it is adopted on trial and confirmed by the ids in its "
-            "results. Where none shows, you decide: `batchling resolve PLAN`."
-        )
     marker = "the id of its input file" + (" and the metadata that batchling gave it" if facts.metadata else "")
     if not facts.list:
         return head + "Its batches cannot be listed, so you decide: `batchling resolve PLAN`."
     if facts.marker == "results":
         return head + (
-            "A batch says nothing of whose it is, and a create cannot be called back. A batch of the same size that appears in the "
-            "list is waited for; when it has ended, the custom_ids of its results tell whether it is ours. Where none is, you "
-            "decide, whatever it costs: `batchling resolve PLAN`."
+            "A batch at this provider carries nothing that says whose it is, and a create cannot be undone. If the reply to a create "
+            "is lost, batchling waits for a listed batch of the same size to end, and the custom_ids in its results show whether it "
+            "is yours. If none of them is, you decide, whatever the amount: `batchling resolve PLAN`."
         )
-    looked = f"A create whose answer was lost is looked for in the list of batches by {marker}."
+    looked = f"If the reply to a create is lost, batchling looks for the batch in the provider's list by {marker}."
     if facts.fence == "none":
-        return head + f"{looked} Where it does not show, you decide: `batchling resolve PLAN`."
+        return head + f"{looked} If it is not there, you decide: `batchling resolve PLAN`."
     return head + (
-        f"{looked} Where it does not show, its input file is deleted, so that a create that arrives late must fail; after "
-        f"{facts.settle_seconds / 60:g} minutes the list is read again, and only then the rows are sent anew. Above "
-        "`retry.resubmit_usd`, or where the file could not be deleted, you decide: `batchling resolve PLAN`. "
+        f"{looked} If it is not there, its input file is deleted, so that a create that arrives late must fail; after "
+        f"{facts.settle_seconds / 60:g} minutes the list is read again, and only then are the rows sent again. Above "
+        "`retry.resubmit_usd`, or if the file could not be deleted, you decide: `batchling resolve PLAN`. "
         "[The ledger](../ledger.md) has the whole protocol."
     )
 

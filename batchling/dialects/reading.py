@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from batchling.models import NO_USAGE, Outcome, Usage
@@ -40,6 +41,15 @@ def text_or_none(value: Any) -> str | None:
     return value if type(value) is str else None
 
 
+def text_of(value: Any) -> str | None:
+    """An id or another opaque text; None, "" and anything that is no text or number mean absent."""
+    if isinstance(value, str):
+        return value or None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return None
+
+
 def whole(value: Any) -> int | None:
     """A count as an integer: providers write integers, floats, texts and nulls. None for anything else, and beyond 2⁵³."""
     if isinstance(value, float):
@@ -50,6 +60,23 @@ def whole(value: Any) -> int | None:
         except ValueError:
             return None
     return value if type(value) is int and -MAX_COUNT < value < MAX_COUNT else None
+
+
+def seconds(value: Any) -> float | None:
+    """Unix seconds from a number, a number in a text, or an ISO 8601 text (UTC unless it says otherwise)."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        seconds = float(value)
+    except OverflowError:
+        return None
+    except ValueError:
+        try:
+            moment = datetime.fromisoformat(str(value))
+        except ValueError:
+            return None
+        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return seconds if math.isfinite(seconds) else None
 
 
 def usage_of(data: Any) -> Usage:

@@ -1,8 +1,8 @@
 """Journals of older versions, read as if this one had written them.
 
 The first line of a journal has a `format`. Version 0.1.0, and what came between it and 0.2, wrote none: that is 1. A plan
-of an older format is resumed in the same file, so that lines of both kinds may follow each other: what is upgraded is told
-by what a line lacks.
+of an older format is resumed in the same file, so one file can hold lines of both formats; a line that needs upgrading is
+recognised by the fields that it lacks.
 """
 
 from __future__ import annotations

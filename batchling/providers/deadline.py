@@ -8,6 +8,12 @@ from typing import Any
 
 from batchling import limits
 
+CONNECT_SECONDS = 10.0
+READ_SECONDS = 120.0
+"""How long a reply may be silent."""
+UPLOAD_SECONDS = 600.0
+"""What a call that carries the requests gets on top."""
+
 LATE = "the reply did not end in time"
 
 

@@ -22,7 +22,8 @@ import httpx2
 
 from batchling import limits
 from batchling.errors import CallAmbiguous, CallNotFound, CallRefused, CallStopped, CallUnavailable, ConfigError
-from batchling.providers.deadline import LATE, end_with
+from batchling.models import Batch
+from batchling.providers.deadline import CONNECT_SECONDS, LATE, READ_SECONDS, UPLOAD_SECONDS, end_with
 from batchling.providers.replies import (
     FOREIGN_404,
     HTTP_LIBRARIES,
@@ -38,11 +39,11 @@ from batchling.scrub import Scrubber
 from batchling.spec import ProviderConfig
 from batchling.trust import Origin, is_loopback, shown
 
-CONNECT_SECONDS = 10.0
-READ_SECONDS = 120.0
-UPLOAD_SECONDS = 600.0
 PIECE = 1 << 18
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+Read = Callable[[Any], Batch | None]
+"""A batch in the provider's shape; None when it has no id."""
 
 Said = Callable[[Any], Refusal | None]
 """What an error body says; None when it is not the provider's own."""
@@ -82,6 +83,7 @@ class Wire:
         call_seconds: float = limits.CONTROL_SECONDS,
     ):
         hidden = {header: environ[variable] for header, variable in config.headers_env.items()}
+        self.provider = config.name
         self._base = base_url.rstrip("/")
         self._origin = Origin.of(self._base)
         self._own_headers = {**config.headers, **key, **hidden}
@@ -155,6 +157,26 @@ class Wire:
             message = f"{what}: the reply is not a JSON object ({shape(reply.data)})"
             raise CallUnavailable(message, status=reply.status, code="unreadable")
         return reply.data
+
+    def batch(self, what: str, method: str, path: str, read: Read) -> Batch:
+        """`object`, of which the reply is a batch."""
+        data = self.object(what, method, path)
+        batch = read(data)
+        if batch is None:
+            raise CallUnavailable(f"{what}: the reply is not a batch ({shape(data)})", status=200, code="unreadable")
+        return batch
+
+    def create(self, path: str, read: Read, **request: Any) -> Batch:
+        """`spend`, of which the reply is a batch: one without an id may have been created all the same."""
+        reply = self.spend(path, **request)
+        batch = read(reply.data)
+        if batch is None:
+            raise CallAmbiguous(
+                f"provider {self.provider!r} answered {reply.status} without a batch id ({shape(reply.data)}): "
+                "a batch may have been created",
+                status=reply.status,
+            )
+        return batch
 
     def spend(
         self,

@@ -29,7 +29,7 @@ REFUSED_LOOKS, REFUSED_SECONDS = 6, 600.0
 """Refusals of a download in the provider's own words (400, 410), and the time they take, after which it is given up."""
 
 KEY_LOOKS = 10
-"""Refusals of our key (401, 403) after which a person is told to put it right."""
+"""Refusals of our key (401, 403) after which the command stops and asks for another key."""
 
 SAME_LOOKS, SAME_SECONDS = 3, 120.0
 """Downloads of the same bytes after which a file of the stated size is taken although nobody says how many answers it has."""

@@ -181,7 +181,7 @@ def _agree(what: str, key: str | None, large: Large | None) -> None:
 
 
 def room(made: Draft, runs: Path, large: Large | None) -> Callable[[int], None]:
-    """What is told how many bytes the requests have so far, and asks once when these are more than the bounds allow.
+    """A callback that receives the size of the requests so far, in bytes, and asks once when that is above the bounds.
 
     Raises (when called): RefusedError, when nobody says yes.
     """

@@ -67,8 +67,8 @@ def _of_schema(point: Point) -> Iterator[str]:
     if compiled.strict_schema is not None:
         for path in schema.open_objects(compiled.json_schema):
             yield (
-                f"{path} allows more fields than it names, and strict mode cannot express that: the model is told to send"
-                f" no others{where}"
+                f"{path} allows more fields than it names, and strict mode cannot express that: the schema sent to the model"
+                f" allows no others{where}"
             )
 
 

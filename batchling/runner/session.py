@@ -41,7 +41,7 @@ def write(journal: Journal, state: State, events: Iterable[Event], *, ts: float)
 
 
 class Observer(Protocol):
-    """Who wants to know how it goes: the terminal's display, a log, nobody.
+    """Receives progress: the terminal's display, a log, or nobody.
 
     One that has a method `waiting(session, waits)` as well is told what a plan waits for (`batchling.waiting.Wait`), after
     a minute without progress and then after growing pauses.

@@ -55,7 +55,7 @@ REUPLOAD_AFTER = 3
 
 
 KEY_TRIES = 3
-"""Cancellations that are answered 401, after which a person is told: what runs costs money until the key is put right."""
+"""Cancellations that are answered 401, after which the command stops and says so: the batches that run cost money until the key is corrected."""
 
 NOT_FOUND_TRIES = 4
 """Uploads (or cancellations) in a row that are answered 404, after which nobody (or no batch) is taken to be there."""

@@ -1,4 +1,4 @@
-"""Silence has an end: a wait without progress is told after a minute, and then now and then."""
+"""Reports a wait without progress: after a minute, then at growing intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Output schemas: what an answer must look like, how a provider is told, and how an answer is checked."""
+"""Output schemas: what an answer must look like, how it is sent to a provider, and how an answer is checked."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class OutputSchema:
         name: the schema's name in the request.
         json_schema: the person's schema, as JSON Schema.
         strict_schema: what is sent as a strict schema; None where none is.
-        sent: how the model is told.
+        sent: how the schema is sent to the model.
         words: the schema as the system message says it; None where it does not.
         unsent: constraints that strict mode has no words for (`path: keyword`); only the check of the answer knows them.
         model: the pydantic class, where the schema is one.

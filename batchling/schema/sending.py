@@ -1,4 +1,4 @@
-"""How a model is told what its answer must look like: a strict schema, JSON mode and words, words alone, or not at all."""
+"""How the schema is sent to a model: a strict schema, JSON mode and words, words alone, or not at all."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Sets in what a pydantic class made of an answer, in one order.
 
-A set is written in the order of its hashes, which Python seeds anew in each process (pydantic/pydantic#11966): the same
-answer gave another record, and whatever was made from the record was another request.
+Python iterates over a set in hash order, and each process has its own hash seed (pydantic/pydantic#11966). Unsorted, the same
+answer would give a different record in each process, and every request built from that record would be a different request.
 """
 
 from __future__ import annotations

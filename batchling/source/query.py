@@ -133,7 +133,7 @@ def _copied_tables(tree: Any, databases: Mapping[str, Database], scratch: Path) 
 
 
 def _unqualify(node: Any, tables: Collection[tuple[str, ...]]) -> None:
-    """`shop.tickets.id` as `tickets.id`: so the table is called, now that it stands for itself."""
+    """Rewrites `shop.tickets.id` to `tickets.id`: the copied table has no database name."""
     if isinstance(node, list):
         for child in node:
             _unqualify(child, tables)

@@ -137,7 +137,7 @@ def _smoke(shell: Shell, provider: str, spend: float, model: str | None, wait: f
     shell.say(f"written to {report.path}; it holds no prompt, answer or key")
     if not report.over:
         shell.say(
-            "not over: what is out goes on at the provider, and is bought whatever becomes of it; nothing is sent again"
+            "not finished: the batch is still running at the provider and will be billed; nothing will be sent again"
         )
     return 0 if report.over else 75
 

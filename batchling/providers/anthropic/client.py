@@ -12,11 +12,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
-from batchling.dialects.reading import whole
-from batchling.errors import CallAmbiguous, CallUnavailable
+from batchling.dialects.reading import seconds, text_of, whole
 from batchling.models import Batch, BatchError, ResultFile, Submission
-from batchling.providers.openai.objects import seconds, text_of
-from batchling.providers.replies import MARGIN_SECONDS, Refusal, shape
+from batchling.providers.listing import Query, listed
+from batchling.providers.replies import Refusal
 from batchling.providers.wire import PIECE, Wire
 from batchling.spec import ProviderConfig
 
@@ -54,48 +53,26 @@ class AnthropicClient:
         content.seek(0)
         length = len(_FIRST) + max(0, size - 1) + len(_LAST)  # the last line feed is left out, the others become commas
         headers = {"Content-Type": "application/json", "Content-Length": str(length)}
-        reply = self._wire.spend(BATCHES, content=_array(content), headers=headers, large=True)
-        batch = read_batch(reply.data)
-        if batch is None:
-            raise CallAmbiguous(
-                f"provider {self._facts.name!r} answered {reply.status} without a batch id ({shape(reply.data)}): "
-                "a batch may have been created",
-                status=reply.status,
-            )
-        return batch
+        return self._wire.create(BATCHES, read_batch, content=_array(content), headers=headers, large=True)
 
     def poll(self, batch_id: str) -> Batch:
-        return self._batch(f"batch {batch_id}", "GET", _path(batch_id))
+        return self._wire.batch(f"batch {batch_id}", "GET", _path(batch_id), read_batch)
 
     def cancel(self, batch_id: str) -> Batch:
-        return self._batch(f"cancellation of batch {batch_id}", "POST", f"{_path(batch_id)}/cancel")
+        return self._wire.batch(f"cancellation of batch {batch_id}", "POST", f"{_path(batch_id)}/cancel", read_batch)
 
     def find(self, since: float, *, page_size: int = 100, limit_pages: int = 1000) -> Iterator[Batch]:
-        cutoff = since - MARGIN_SECONDS
-        seen: set[str] = set()
-        query: dict[str, str | int] = {"limit": min(page_size, _LARGEST_PAGE)}
-        for _ in range(limit_pages):
-            data = self._wire.object("list of batches", "GET", BATCHES, query=query)
-            entries = data.get("data")
-            if not isinstance(entries, list):
-                raise CallUnavailable(f"the list of batches has no data ({shape(data)})", code="unreadable")
-            page = [batch for batch in map(read_batch, entries) if batch is not None]
-            fresh = [batch for batch in page if batch.id not in seen]
-            seen.update(batch.id for batch in page)
-            yield from fresh
-            if not entries or data.get("has_more") is False:
-                return
-            dated = [batch.created_at for batch in page if batch.created_at is not None]
-            if dated and max(dated) < cutoff:
-                return
-            after = text_of(data.get("last_id")) or (page[-1].id if page else None)
-            if not fresh or after is None or after == query.get("after_id"):
-                break
-            query["after_id"] = after
-        raise CallUnavailable(
-            f"provider {self._facts.name!r} listed {len(seen)} batches and said there are more, "
-            "but its next page had no new ones",
-            code="list_incomplete",
+        first = {"limit": min(page_size, _LARGEST_PAGE)}
+        return listed(
+            self._wire,
+            BATCHES,
+            first,
+            "data",
+            read_batch,
+            _following,
+            since=since,
+            absent_is_empty=False,
+            limit_pages=limit_pages,
         )
 
     def result_files(self, batch: Batch) -> tuple[ResultFile, ...]:
@@ -115,12 +92,12 @@ class AnthropicClient:
     def fingerprint(self) -> str | None:
         return self._wire.fingerprint()
 
-    def _batch(self, what: str, method: str, path: str) -> Batch:
-        data = self._wire.object(what, method, path)
-        batch = read_batch(data)
-        if batch is None:
-            raise CallUnavailable(f"{what}: the reply is not a batch ({shape(data)})", status=200, code="unreadable")
-        return batch
+
+def _following(data: dict[str, Any], page: list[Batch], seen: int) -> Query | None:
+    if not data["data"] or data.get("has_more") is False:
+        return None
+    after = text_of(data.get("last_id")) or (page[-1].id if page else None)
+    return {} if after is None else {"after_id": after}
 
 
 def read_batch(data: Any) -> Batch | None:

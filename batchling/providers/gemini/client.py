@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 from urllib.parse import quote, urlsplit
 
-from batchling.dialects.reading import whole
-from batchling.errors import CallAmbiguous, CallStopped, CallUnavailable
+from batchling.dialects.reading import seconds, text_of, whole
+from batchling.errors import CallStopped, CallUnavailable
 from batchling.models import Batch, BatchError, ResultFile, Submission
 from batchling.providers.gemini.envelope import named_status
-from batchling.providers.openai.objects import seconds, text_of
+from batchling.providers.listing import Query, listed
 from batchling.providers.replies import MAX_RETRY_SECONDS, Refusal, shape
 from batchling.providers.wire import PIECE, Wire, deleted
 from batchling.spec import ProviderConfig
@@ -99,52 +99,19 @@ class GeminiClient:
 
     def create(self, submission: Submission, file_id: str, content: BinaryIO, window: str) -> Batch:
         batch = {"displayName": mark_of(submission), "inputConfig": {"fileName": file_id}}
-        reply = self._wire.spend(submission.endpoint, json={"batch": batch})
-        made = read_batch(reply.data)
-        if made is None:
-            raise CallAmbiguous(
-                f"provider {self._facts.name!r} answered {reply.status} without a batch's name ({shape(reply.data)}): "
-                "a batch may have been created",
-                status=reply.status,
-            )
-        return made
+        return self._wire.create(submission.endpoint, read_batch, json={"batch": batch})
 
     def poll(self, batch_id: str) -> Batch:
-        what = f"batch {batch_id}"
-        data = self._wire.object(what, "GET", _path(batch_id))
-        batch = read_batch(data)
-        if batch is None:
-            raise CallUnavailable(f"{what}: the reply is not a batch ({shape(data)})", status=200, code="unreadable")
-        return batch
+        return self._wire.batch(f"batch {batch_id}", "GET", _path(batch_id), read_batch)
 
     def cancel(self, batch_id: str) -> Batch:
         self._wire.object(f"cancellation of batch {batch_id}", "POST", f"{_path(batch_id)}:cancel")
         return self.poll(batch_id)
 
     def find(self, since: float, *, page_size: int = 100, limit_pages: int = 1000) -> Iterator[Batch]:
-        # The order of the list is not documented, so it is read to its end.
-        seen: set[str] = set()
-        query: dict[str, str | int] = {"pageSize": page_size}
-        for _ in range(limit_pages):
-            data = self._wire.object("list of batches", "GET", "/batches", query=query)
-            entries = data.get("operations", [])
-            if not isinstance(entries, list):
-                raise CallUnavailable(f"the list of batches has no operations ({shape(data)})", code="unreadable")
-            page = [batch for batch in map(read_batch, entries) if batch is not None]
-            fresh = [batch for batch in page if batch.id not in seen]
-            seen.update(batch.id for batch in page)
-            yield from fresh
-            cursor = text_of(data.get("nextPageToken"))
-            if cursor is None:
-                return
-            if cursor == query.get("pageToken") or (entries and not fresh):
-                break
-            query["pageToken"] = cursor
-        raise CallUnavailable(
-            f"provider {self._facts.name!r} listed {len(seen)} batches and said there are more, "
-            "but its next page had no new ones",
-            code="list_incomplete",
-        )
+        # The order of the list is not documented, so it is read to its end; a page may be empty and not the last.
+        first = {"pageSize": page_size}
+        return listed(self._wire, "/batches", first, "operations", read_batch, _following, limit_pages=limit_pages)
 
     def result_files(self, batch: Batch) -> tuple[ResultFile, ...]:
         return batch.files
@@ -167,6 +134,11 @@ def mark_of(submission: Submission) -> str:
     """A batch's display name, which says all that metadata would."""
     marks = submission.metadata()
     return "-".join(("batchling", *(marks[f"batchling_{part}"] for part in ("plan", "shard", "attempt", "sha256"))))
+
+
+def _following(data: dict[str, Any], page: list[Batch], seen: int) -> Query | None:
+    cursor = text_of(data.get("nextPageToken"))
+    return None if cursor is None else {"pageToken": cursor}
 
 
 def read_batch(data: Any) -> Batch | None:

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from itertools import count
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
 from batchling import limits
-from batchling.dialects.reading import whole
-from batchling.errors import CallAmbiguous, CallRefused, CallUnavailable
+from batchling.dialects.reading import seconds, text_of, whole
+from batchling.errors import CallRefused, CallUnavailable
 from batchling.models import Batch, BatchError, ResultFile, Submission
-from batchling.providers.openai.objects import read_blamed, read_refusal, seconds, text_of
-from batchling.providers.replies import MARGIN_SECONDS, Refusal, shape
+from batchling.providers.listing import Query, listed
+from batchling.providers.openai.objects import read_blamed, read_refusal
+from batchling.providers.replies import Refusal, shape
 from batchling.providers.wire import Wire, deleted
 from batchling.spec import ProviderConfig
 
@@ -79,50 +81,26 @@ class MistralClient:
             "metadata": submission.metadata(),
             "timeout_hours": hours(window),
         }
-        reply = self._wire.spend(JOBS, json=job)
-        batch = read_batch(reply.data)
-        if batch is None:
-            raise CallAmbiguous(
-                f"provider {self._facts.name!r} answered {reply.status} without a job id ({shape(reply.data)}): "
-                "a batch may have been created",
-                status=reply.status,
-            )
-        return batch
+        return self._wire.create(JOBS, read_batch, json=job)
 
     def poll(self, batch_id: str) -> Batch:
-        return self._batch(f"batch {batch_id}", "GET", f"{JOBS}/{_part(batch_id)}")
+        return self._wire.batch(f"batch {batch_id}", "GET", f"{JOBS}/{_part(batch_id)}", read_batch)
 
     def cancel(self, batch_id: str) -> Batch:
-        return self._batch(f"cancellation of batch {batch_id}", "POST", f"{JOBS}/{_part(batch_id)}/cancel")
+        path = f"{JOBS}/{_part(batch_id)}/cancel"
+        return self._wire.batch(f"cancellation of batch {batch_id}", "POST", path, read_batch)
 
     def find(self, since: float, *, page_size: int = 100, limit_pages: int = 1000) -> Iterator[Batch]:
-        cutoff = since - MARGIN_SECONDS
-        seen: set[str] = set()
-        for number in range(limit_pages):
-            query: dict[str, str | int] = {"page": number, "page_size": page_size, "order_by": "-created"}
-            data = self._wire.object("list of batches", "GET", JOBS, query=query)
-            entries = data.get("data", [])
-            if not isinstance(entries, list):
-                raise CallUnavailable(f"the list of batches has no data ({shape(data)})", code="unreadable")
-            page = [batch for batch in map(read_batch, entries) if batch is not None]
-            fresh = [batch for batch in page if batch.id not in seen]
-            seen.update(batch.id for batch in page)
-            yield from fresh
+        first: Query = {"page": 0, "page_size": page_size, "order_by": "-created"}
+        pages = count(1)
+
+        def following(data: dict[str, Any], page: list[Batch], seen: int) -> Query | None:
             total = whole(data.get("total"))
-            if total is not None and len(seen) >= total:
-                return
-            dated = [batch.created_at for batch in page if batch.created_at is not None]
-            if dated and max(dated) < cutoff:
-                return
-            if not entries and total is None:
-                return
-            if not fresh:  # said to be longer than what it shows
-                break
-        raise CallUnavailable(
-            f"provider {self._facts.name!r} listed {len(seen)} batches and said there are more, "
-            "but its next page had no new ones",
-            code="list_incomplete",
-        )
+            if (seen >= total) if total is not None else not data.get("data"):
+                return None
+            return {"page": next(pages)} if data.get("data") else {}
+
+        return listed(self._wire, JOBS, first, "data", read_batch, following, since=since, limit_pages=limit_pages)
 
     def result_files(self, batch: Batch) -> tuple[ResultFile, ...]:
         return batch.files
@@ -140,13 +118,6 @@ class MistralClient:
 
     def fingerprint(self) -> str | None:
         return self._wire.fingerprint()
-
-    def _batch(self, what: str, method: str, path: str) -> Batch:
-        data = self._wire.object(what, method, path)
-        batch = read_batch(data)
-        if batch is None:
-            raise CallUnavailable(f"{what}: the reply is not a batch ({shape(data)})", status=200, code="unreadable")
-        return batch
 
 
 def hours(window: str) -> int:

@@ -23,11 +23,11 @@ from urllib.parse import urlsplit
 import openai
 
 from batchling import limits
-from batchling.dialects.reading import whole
+from batchling.dialects.reading import text_of, whole
 from batchling.errors import CallAmbiguous, CallError, CallNotFound, CallRefused, CallStopped, CallUnavailable
 from batchling.models import Batch, ResultFile, Submission
-from batchling.providers.deadline import LATE, end_with
-from batchling.providers.openai.objects import read_batch, read_blamed, read_refusal, text_of
+from batchling.providers.deadline import CONNECT_SECONDS, LATE, READ_SECONDS, UPLOAD_SECONDS, end_with
+from batchling.providers.openai.objects import read_batch, read_blamed, read_refusal
 from batchling.providers.replies import (
     FOREIGN_404,
     HTTP_LIBRARIES,
@@ -44,9 +44,6 @@ from batchling.scrub import Scrubber
 from batchling.spec import ProviderConfig
 from batchling.trust import is_loopback, shown
 
-CONNECT_SECONDS = 10.0
-READ_SECONDS = 120.0
-UPLOAD_SECONDS = 600.0
 FILES_EXPIRE_SECONDS = 14 * 86400
 """Life of an uploaded input file. Azure accepts 14 to 30 days, OpenAI 1 hour to 30 days."""
 OUTPUT_EXPIRES_SECONDS = 30 * 86400

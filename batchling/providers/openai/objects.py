@@ -6,12 +6,10 @@ list; Azure's how-to for null counts and `""` as a file id.
 
 from __future__ import annotations
 
-import math
 import re
-from datetime import UTC, datetime
 from typing import Any
 
-from batchling.dialects.reading import usage_of, whole
+from batchling.dialects.reading import seconds, text_of, usage_of, whole
 from batchling.models import Batch, BatchError
 
 _MAX_MESSAGE = 2000
@@ -27,15 +25,6 @@ _NEUTRAL = {
     "cancelled": "cancelled",
     "canceled": "cancelled",
 }
-
-
-def text_of(value: Any) -> str | None:
-    """An id or another opaque text; None, "" and anything that is no text or number mean absent."""
-    if isinstance(value, str):
-        return value or None
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return None
 
 
 def read_batch(data: Any) -> Batch | None:
@@ -157,20 +146,3 @@ def _line_of(entry: dict[str, Any]) -> int | None:
 def _count(value: Any) -> int | None:
     count = whole(value)
     return count if count is not None and count >= 0 else None
-
-
-def seconds(value: Any) -> float | None:
-    """Unix seconds from a number, a number in a text, or an ISO 8601 text (UTC unless it says otherwise)."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        seconds = float(value)
-    except OverflowError:
-        return None
-    except ValueError:
-        try:
-            moment = datetime.fromisoformat(str(value))
-        except ValueError:
-            return None
-        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    return seconds if math.isfinite(seconds) else None
