@@ -7,17 +7,20 @@ private data; both are the variables that the hub's own tools read. The token go
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from batchling import limits
-from batchling.errors import DataError
+from batchling.errors import DataError, ProviderError
 from batchling.source.bounds import most_bytes, too_many_bytes
 from batchling.source.faults import nearest
 from batchling.trust import is_loopback
@@ -31,8 +34,11 @@ _PAGES = 1_000
 _BLOCK = 1 << 20
 
 
-def fetched(path: str, folder: Path) -> list[str]:
+def fetched(path: str, folder: Path, bound: int | None = None) -> list[str]:
     """The files that a path names, as copies below `folder`.
+
+    Args:
+        bound: bytes that one file may have; None: 20 GB.
 
     Raises:
         DataError: it names none, or the hub refuses or cannot be reached.
@@ -44,10 +50,15 @@ def fetched(path: str, folder: Path) -> list[str]:
             f"data.path: {path} is no file of a data set; expected hf://datasets/OWNER/NAME/FILE", key="data.path"
         )
     repository, revision, name = found[1], found[2] or "main", found[3]
+    if not (_inside(repository) and _inside(name)):
+        raise DataError(f"data.path: {path} leaves its data set: a part of it is empty, . or ..", key="data.path")
     names = [name]
     if _WILD.search(name):
-        every = sorted(_listed(repository, revision, path))
-        pattern = re.compile(_translated(name))
+        try:
+            pattern = re.compile(_translated(name))
+        except re.error as error:
+            raise DataError(f"data.path: {path} is no pattern for files: {error}", key="data.path") from None
+        every = sorted(set(_listed(repository, revision, path)))
         names = [one for one in every if pattern.fullmatch(one)]
         if not names:
             raise DataError(f"data.path: no file matches {path}{nearest(name, every)}", key="data.path")
@@ -55,16 +66,27 @@ def fetched(path: str, folder: Path) -> list[str]:
     for one in names:
         copy = folder / "hf:" / "datasets" / repository / one
         copy.parent.mkdir(parents=True, exist_ok=True)
-        _download(f"/datasets/{repository}/resolve/{quote(revision, safe='')}/{quote(one)}", copy, path)
+        _download(f"/datasets/{repository}/resolve/{quote(revision, safe='')}/{quote(one)}", copy, path, bound)
         copies.append(str(copy))
     return copies
+
+
+def _inside(name: str) -> bool:
+    """Whether a name below a folder stays there: a list of files comes from a server, which may say anything."""
+    return "\0" not in name and not any(part in ("", ".", "..") for part in name.split("/"))
 
 
 def _translated(pattern: str) -> str:
     """A glob as a regular expression: `*` stays in its folder, `**` does not."""
     words = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     parts = re.findall(r"\*\*/|\*\*|\*|\?|\[[^\]]+\]|[^*?\[]+|\[", pattern)
-    return "".join(words.get(p) or (p if p.startswith("[") and len(p) > 1 else re.escape(p)) for p in parts)
+    return "".join(words.get(p) or (_set(p) if p.startswith("[") and len(p) > 1 else re.escape(p)) for p in parts)
+
+
+def _set(written: str) -> str:
+    """`[ab]`, `[a-z]` and `[!a]` of a glob as a regular expression."""
+    inside = written[1:-1].replace("\\", r"\\").replace("[", r"\[")
+    return f"[^/{inside[1:]}]" if inside.startswith("!") else f"[{inside}]"
 
 
 def _listed(repository: str, revision: str, path: str) -> Iterator[str]:
@@ -74,18 +96,39 @@ def _listed(repository: str, revision: str, path: str) -> Iterator[str]:
         if url is None:
             return
         with _opened(url, path) as response:
-            for entry in limits.loads(response.read(limits.CONTROL_BYTES)):
-                if entry.get("type") == "file":
-                    yield str(entry["path"])
+            page = response.read(limits.CONTROL_BYTES + 1)
             following = re.search(r'<([^>]+)>;\s*rel="next"', response.headers.get("link") or "")
+        yield from _files(page, path)
         url = None
         if following is not None:
             parts = urlsplit(following[1])
             url = f"{parts.path}?{parts.query}"  # the next page is asked of the hub we know
+    if url is not None:
+        raise DataError(
+            f"the hub's list of files for {path} has more than {_PAGES:,} pages",
+            where=path,
+            next_command="name a file without * in data.path",
+        )
 
 
-def _download(url: str, to: Path, path: str) -> None:
-    most, key = most_bytes(to.parent, _LARGEST)
+def _files(page: bytes, path: str) -> Iterator[str]:
+    """The files in a page of a list."""
+    try:
+        if len(page) > limits.CONTROL_BYTES:
+            raise limits.BeyondLimit(f"more than {limits.CONTROL_BYTES:,} bytes")
+        found = [(entry["type"], entry["path"]) for entry in limits.loads(page)]
+    except (ValueError, TypeError, KeyError) as error:
+        words = f": {error}" if isinstance(error, limits.BeyondLimit) else ""
+        raise DataError(f"the hub's reply to {path} is not a list of files{words}", where=path) from None
+    for kind, name in found:
+        if kind == "file":
+            if not (isinstance(name, str) and _inside(name)):
+                raise DataError(f"the hub lists a file outside its data set: {name!r:.200}", where=path)
+            yield name
+
+
+def _download(url: str, to: Path, path: str, bound: int | None) -> None:
+    most, key = most_bytes(to.parent, _LARGEST if bound is None else bound)
     size = 0
     with _opened(url, path) as response, to.open("wb") as out:
         while block := response.read(_BLOCK):
@@ -99,17 +142,55 @@ def _download(url: str, to: Path, path: str) -> None:
         )
 
 
-def _opened(url: str, path: str) -> Any:
-    endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-    parts = urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise DataError("the variable HF_ENDPOINT holds no http(s) address")
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows the hub to its storage, and from https to nothing but https."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        scheme = urlsplit(newurl).scheme
+        if scheme != "https" and (scheme != "http" or req.type == "https"):
+            raise urllib.error.URLError(f"it redirects to an address of {scheme or 'no scheme'}, which is not followed")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+@cache
+def _opener() -> urllib.request.OpenerDirector:
+    return urllib.request.build_opener(_Redirects)  # it reads the system's certificates: once is enough
+
+
+def _endpoint() -> tuple[str, SplitResult]:
+    """The hub's address."""
+    endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").strip().rstrip("/")
+    try:
+        parts = urlsplit(endpoint)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        sound = False
+    if (
+        not sound
+        or "@" in parts.netloc
+        or parts.query
+        or parts.fragment
+        or not endpoint.isprintable()
+        or " " in endpoint
+    ):
+        raise DataError(
+            "the variable HF_ENDPOINT does not hold a plain http(s) address, such as https://huggingface.co"
+        )
+    return endpoint, parts
+
+
+@contextmanager
+def _opened(url: str, path: str) -> Iterator[Any]:
+    """A reply of the hub. What goes wrong with it, also while it is read, is an error about the data."""
+    endpoint, parts = _endpoint()
     request = urllib.request.Request(endpoint + url, headers={"user-agent": "batchling"})
     token = os.environ.get("HF_TOKEN", "").strip()
     if token and (parts.scheme == "https" or is_loopback(parts.hostname)):
+        if not (token.isascii() and token.isprintable()):
+            raise ProviderError("the variable HF_TOKEN is not one line of printable ASCII characters; nothing was sent")
         request.add_unredirected_header("authorization", f"Bearer {token}")
     try:
-        return urllib.request.urlopen(request, timeout=_SECONDS)
+        response = _opener().open(request, timeout=_SECONDS)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code in (401, 403):
@@ -122,10 +203,36 @@ def _opened(url: str, path: str) -> Any:
                 f"data.path: there is no {path} on the hub (private data needs HF_TOKEN)", where=path, key="data.path"
             ) from None
         raise DataError(f"the hub answers {error.code} to {path}; run it again later", where=path) from None
-    except (urllib.error.URLError, TimeoutError, OSError) as error:
-        reason = getattr(error, "reason", error)
+    except (urllib.error.URLError, http.client.HTTPException, ValueError, OSError) as error:
+        reason = getattr(error, "reason", None) or str(error) or type(error).__name__
         raise DataError(
             f"the hub cannot be reached at {parts.hostname}: {reason}",
             where=path,
             next_command="download the file on a machine with a network and name it in data.path, or set HF_ENDPOINT to a mirror",
         ) from None
+    with response:
+        try:
+            yield _Reply(response)
+        except _Broken as error:
+            raise DataError(
+                f"the download of {path} broke off: {error}", where=path, next_command="run the same command again"
+            ) from None
+
+
+class _Broken(Exception):
+    """A reply that ended in the middle."""
+
+
+class _Reply:
+    """A reply whose reads fail in one way: an error of the network is none of the disk that it is written to."""
+
+    def __init__(self, response: Any):
+        self._response = response
+        self.headers = response.headers
+
+    def read(self, size: int) -> bytes:
+        try:
+            data: bytes = self._response.read(size)
+        except (http.client.HTTPException, OSError) as error:
+            raise _Broken(str(error) or type(error).__name__) from None
+        return data
