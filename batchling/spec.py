@@ -46,10 +46,13 @@ class Section(BaseModel):
 class PriceConfig(Section):
     """USD per million tokens at the provider's batch rate; overrides the price tables."""
 
-    input: float = Field(ge=0, description="Input tokens.")
-    output: float = Field(default=0.0, ge=0, description="Output tokens.")
+    input: float = Field(ge=0, allow_inf_nan=False, description="Input tokens.")
+    output: float = Field(default=0.0, ge=0, allow_inf_nan=False, description="Output tokens.")
     cached: float | None = Field(
-        default=None, ge=0, description="Input tokens that the provider had cached; null: as input."
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        description="Input tokens that the provider had cached; null: as input.",
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     import duckdb
 
 _LOOK_SECONDS = 0.2
+_DATABASE = re.compile(r"\.(sqlite3?|db3?|duckdb|ddb)(\.(gz|zstd?|bz2))?$", re.I)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,12 @@ def free_bytes(folder: Path) -> int:
 
 
 def most_bytes(folder: Path, bound: int) -> tuple[int, str | None]:
-    """Bytes that may be written into a folder without a question: the bound, or half of what is free; and the bound's key."""
+    """Bytes that may be written into a folder without a question: the bound, or half of what is free; and the bound's key.
+
+    A bound of `sys.maxsize` is none at all: somebody was asked already.
+    """
+    if bound >= sys.maxsize:
+        return sys.maxsize, None
     half = free_bytes(folder) // 2
     return (half, None) if half < bound else (bound, "limits.plan_bytes")
 
@@ -110,7 +118,12 @@ def _size(folder: Path) -> int:
 
 
 def wild(data: DataConfig) -> bool:
-    """Whether a source has SQL that could take for ever or build gigabytes (`batchling.tame`)."""
+    """Whether a source has SQL that could take for ever or build gigabytes (`batchling.tame`).
+
+    A file of a database may: it has views.
+    """
+    if data.databases or _is_database(data):
+        return True
     texts = [] if data.sql is None else [data.sql]
     texts += [] if data.where is None else [f"SELECT (\n{data.where}\n)"]
     if not texts:
@@ -132,3 +145,10 @@ def _tame(con: duckdb.DuckDBPyConnection, sql: str) -> bool:
     if tree.get("error_type") == "parser":
         return True  # nothing of it is going to run
     return tame.tame(tree)
+
+
+def _is_database(data: DataConfig) -> bool:
+    paths = [data.path] if isinstance(data.path, str) else data.path or []
+    if data.format is not None:
+        return data.format == "database"
+    return any(_DATABASE.search(path) for path in paths)

@@ -22,7 +22,7 @@ from batchling import duck
 from batchling.duck import identifier, literal
 from batchling.errors import DataError
 from batchling.prompt import value_text
-from batchling.source.bounds import most_bytes, too_many_bytes
+from batchling.source.bounds import most_bytes, too_many_bytes, watched
 from batchling.source.faults import nearest, shorten
 from batchling.source.types import storable
 from batchling.spec import DatabaseConfig
@@ -30,7 +30,7 @@ from batchling.spec import DatabaseConfig
 if TYPE_CHECKING:
     import psycopg
 
-_LARGEST = 20_000_000_000  # bytes of a copy; limits.plan_bytes bounds what is kept of it
+LARGEST = 20_000_000_000  # bytes of a copy where nothing else is said
 _READ_MB = 256
 _CONNECT_SECONDS = 30
 _SHOWN = 20
@@ -53,12 +53,13 @@ class Database:
         """Whether a table's rows have an order that the next reading repeats."""
         return self.kind != "postgres"
 
-    def copy(self, table: str | None, folder: Path) -> Path:
+    def copy(self, table: str | None, folder: Path, size: int | None = None) -> Path:
         """A file with a table's rows: its name tells its format.
 
         Args:
             table: a table or a view, `schema.table` too; None: the only one there is.
             folder: where the file goes; made when it is not there.
+            size: bytes that it may have; None: 20 GB.
 
         Raises:
             DataError: no such table, or the database cannot be read.
@@ -66,7 +67,8 @@ class Database:
         """
         folder.mkdir(parents=True, exist_ok=True)
         number = sum(1 for _ in folder.iterdir())
-        return _COPIES[self.kind](self, table, folder / f"table-{number}")
+        most, key = most_bytes(folder, LARGEST if size is None else size)
+        return _COPIES[self.kind](self, table, folder / f"table-{number}", most, key)
 
     def chosen(self, table: str | None, tables: Sequence[str]) -> str:
         """The name as the database has it."""
@@ -120,8 +122,7 @@ def declared(config: DatabaseConfig | str, root: Path, name: str) -> Database:
     return of_file(str(full))
 
 
-def _write(lines: Iterable[str], to: Path) -> Path:
-    most, key = most_bytes(to.parent, _LARGEST)
+def _write(lines: Iterable[str], to: Path, most: int, key: str | None) -> Path:
     size = 0
     with to.open("w", encoding="utf-8") as out:
         for line in lines:
@@ -134,10 +135,13 @@ def _write(lines: Iterable[str], to: Path) -> Path:
 # -- SQLite: the standard library reads it, with no extension to download
 
 
-def _sqlite(database: Database, table: str | None, to: Path) -> Path:
+def _sqlite(database: Database, table: str | None, to: Path, most: int, key: str | None) -> Path:
     path = database.place
+    # Nobody has it open: SQLite would leave two files beside it, where it may write, and could not read it where it may not.
+    alone = _has_wal(path) and not Path(f"{path}-wal").exists()
+    mode = "immutable=1" if alone else "mode=ro"
     try:
-        with closing(sqlite3.connect(f"file:{quote(str(Path(path).absolute()))}?mode=ro", uri=True)) as con:
+        with closing(sqlite3.connect(f"file:{quote(str(Path(path).absolute()))}?{mode}", uri=True)) as con:
             con.execute("PRAGMA trusted_schema = OFF")  # a view of a stranger's file calls no function with effects
             found = con.execute(
                 "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY 1"
@@ -145,9 +149,30 @@ def _sqlite(database: Database, table: str | None, to: Path) -> Path:
             name = database.chosen(table, [row[0] for row in found])
             rows = con.execute(f"SELECT * FROM {identifier(name)}")
             columns = [column[0] for column in rows.description]
-            return _write(_sqlite_lines(columns, rows), to.with_suffix(".jsonl"))
+            if "" in columns:
+                raise DataError(
+                    f"the table {name!r} has a column without a name",
+                    where=path,
+                    next_command="read a view of it in which every column has one",
+                )
+            made = _write(_sqlite_lines(columns, rows), to.with_suffix(".jsonl"), most, key)
     except (sqlite3.Error, UnicodeDecodeError) as error:
-        raise DataError(f"the database cannot be read: {shorten(str(error))}", where=path) from None
+        text = shorten(str(error))
+        hint = "close the program that is writing to it, or copy the file" if "locked" in text else None
+        raise DataError(f"the database cannot be read: {text}", where=path, next_command=hint) from None
+    if alone and Path(f"{path}-wal").exists():
+        raise DataError(
+            "the database was opened for writing while it was read",
+            where=path,
+            next_command="run the same command again",
+        )
+    return made
+
+
+def _has_wal(path: str) -> bool:
+    """Whether a SQLite file is in the mode in which changes are written to a file beside it first."""
+    with Path(path).open("rb") as file:
+        return file.read(20)[18:20] == b"\x02\x02"
 
 
 def _sqlite_lines(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
@@ -168,12 +193,13 @@ def _sqlite_value(value: Any) -> str:
 # -- DuckDB
 
 
-def _duckdb(database: Database, table: str | None, to: Path) -> Path:
+def _duckdb(database: Database, table: str | None, to: Path, most: int, key: str | None) -> Path:
     import duckdb
 
     path = database.place
     to = to.with_suffix(".parquet")
-    con = duck.connect(memory_mb=_READ_MB, temp=to.parent / "spill")
+    # One thread: a view that groups gives its rows in the same order each time, and so the same ids.
+    con = duck.connect(memory_mb=_READ_MB, threads=1, temp=to.parent / "spill")
     try:
         con.execute(f"ATTACH {literal(path)} AS source (READ_ONLY)")
         # From here on a view in the file reaches no other file and no network.
@@ -197,7 +223,8 @@ def _duckdb(database: Database, table: str | None, to: Path) -> Path:
             replaced = ", ".join(f"{identifier(c)}::{kind} AS {identifier(c)}" for c, kind in casts.items())
             sql = f"SELECT * REPLACE ({replaced}) FROM ({whole})" if casts else whole
             try:
-                con.execute(f"COPY ({sql}) TO {literal(str(to))} (FORMAT parquet, ROW_GROUP_SIZE 8192)")
+                with watched(con, to.parent, most, key):
+                    con.execute(f"COPY ({sql}) TO {literal(str(to))} (FORMAT parquet, ROW_GROUP_SIZE 8192)")
                 break
             except duckdb.ConversionException:
                 if large == "VARCHAR":
@@ -216,7 +243,7 @@ def _duckdb(database: Database, table: str | None, to: Path) -> Path:
 # -- PostgreSQL, through psycopg where that is installed
 
 
-def _postgres(database: Database, table: str | None, to: Path) -> Path:
+def _postgres(database: Database, table: str | None, to: Path, most: int, key: str | None) -> Path:
     with _connected(database.place) as con:
         import psycopg
         from psycopg import sql
@@ -232,9 +259,26 @@ def _postgres(database: Database, table: str | None, to: Path) -> Path:
             with con.cursor(name="batchling") as cursor:  # on the server: no table is held in memory here
                 cursor.itersize = 2000
                 cursor.execute(sql.SQL("SELECT row_to_json(t)::text FROM {} AS t").format(chosen))
-                return _write((row[0] for row in cursor), to.with_suffix(".jsonl"))
-        except psycopg.Error as error:
+                return _write((row[0] for row in cursor), to.with_suffix(".jsonl"), most, key)
+        except (psycopg.Error, UnicodeDecodeError) as error:
             raise DataError(f"the table cannot be read: {shorten(str(error))}", where=database.place) from None
+
+
+_SETTINGS = (
+    "SET TimeZone = 'UTC'",
+    "SET extra_float_digits = 1",
+    "SET bytea_output = 'hex'",
+    "SET IntervalStyle = 'postgres'",
+)
+"""What else a value's text would depend on: who reads it, and where."""
+
+
+def _ambiguous(dsn: str) -> bool:
+    """Whether a part of a URL's password would be taken for its host, which errors repeat."""
+    if "://" not in dsn:
+        return False
+    before = dsn.split("://", 1)[1].split("?")[0]
+    return before.count("@") > 1 or "@" in before.partition("/")[2]
 
 
 @contextmanager
@@ -252,6 +296,12 @@ def _connected(variable: str) -> Iterator[psycopg.Connection[Any]]:
             f"the variable {variable} holds no connection string of PostgreSQL (postgresql://… or host=… dbname=…)",
             key="data.dsn_env",
         )
+    if _ambiguous(dsn):
+        raise DataError(
+            f"the variable {variable} holds a connection string with more than one @, so it does not say where the password ends",
+            key="data.dsn_env",
+            next_command="write @ in the user, the password and the database as %40",
+        )
     try:
         import psycopg
     except ImportError:
@@ -261,15 +311,19 @@ def _connected(variable: str) -> Iterator[psycopg.Connection[Any]]:
             next_command="pip install 'psycopg[binary]>=3.2'",
         ) from None
     try:
-        con = psycopg.connect(dsn, connect_timeout=_CONNECT_SECONDS, application_name="batchling")
+        con = psycopg.connect(
+            dsn, connect_timeout=_CONNECT_SECONDS, application_name="batchling", client_encoding="utf8"
+        )
     except psycopg.ProgrammingError:  # its words repeat the string
         raise DataError(f"the variable {variable} holds a connection string that cannot be read") from None
-    except psycopg.Error as error:
+    except (psycopg.Error, UnicodeError) as error:
         text = shorten(str(error).replace(dsn, "…"))
         raise DataError(f"the database that {variable} names cannot be reached: {text}") from None
     try:
         con.read_only = True
         con.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        for setting in _SETTINGS:
+            con.execute(setting)
         yield con
     finally:
         con.close()

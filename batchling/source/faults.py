@@ -59,7 +59,9 @@ def explain(error: Exception, *, what: str, paths: Sequence[str] = ()) -> Batchl
     text = str(error)
     if "No space left" in text or "Read-only file system" in text:
         return DiskError(shorten(text), where=what, next_command="free some space, then run the same command again")
-    extension = re.search(r"(?:required extension|[Ee]xtension) \W*(\w+)", text)
+    extension = re.search(r"exists in the (\w+) extension", text) or re.search(
+        r"(?:required extension|[Ee]xtension) \W*(\w+)", text
+    )
     if extension and re.search(r"automatically install|Failed to download extension|INSTALL ", text):
         name = extension.group(1)
         return DataError(

@@ -49,12 +49,14 @@ def checked(
     has_id: bool,
     databases: Mapping[str, Database] | None = None,
     scratch: Path | None = None,
+    size: int | None = None,
 ) -> str:
     """The query as it is run.
 
     Args:
         databases: whose tables it may name, as `name.table`.
         scratch: folder for copies of these tables.
+        size: bytes that a copy may have.
 
     Raises:
         DataError: not exactly one SELECT, a syntax error, or no ORDER BY where rows are named by position.
@@ -78,7 +80,7 @@ def checked(
             "data.sql has no ORDER BY, so a row's position says nothing about which row it is",
             next_command="set data.id to a column that names a row, or end the query with ORDER BY",
         )
-    _copied_tables(tree, databases or {}, scratch or root)
+    _copied_tables(tree, databases or {}, scratch or root, size)
     con.execute(f"SET file_search_path = {literal(str(root))}")
     _anchor(tree, root)
     named.exact(con, tree)
@@ -95,7 +97,7 @@ def checked(
 _OWN = ("main", "temp", "system", "information_schema", "pg_catalog", "memory")
 
 
-def _copied_tables(tree: Any, databases: Mapping[str, Database], scratch: Path) -> None:
+def _copied_tables(tree: Any, databases: Mapping[str, Database], scratch: Path, size: int | None) -> None:
     """Reads each table that a parsed query names from a declared database, in place; of others none is to be had.
 
     Raises:
@@ -120,7 +122,7 @@ def _copied_tables(tree: Any, databases: Mapping[str, Database], scratch: Path) 
             if known is not None:
                 table = ".".join(rest)
                 if (known, table) not in copies:
-                    copies[known, table] = str(databases[known].copy(table, scratch / known))
+                    copies[known, table] = str(databases[known].copy(table, scratch / known, size))
                 node["alias"] = node.get("alias") or rest[-1]
                 node |= {"catalog_name": "", "schema_name": "", "table_name": copies[known, table]}
                 if "qualified_name" in node:

@@ -93,6 +93,7 @@ def relation(
     run_lookup: Callable[[str], Path] | None,
     *,
     unpack_factor: int | None = None,
+    size: int | None = None,
 ) -> Relation:
     """The source as SQL.
 
@@ -103,22 +104,25 @@ def relation(
         scratch: folder for temporary files; it must live as long as the relation is used.
         run_lookup: path of records.parquet for a run id, plan id or experiment name.
         unpack_factor: times its size that a compressed file may hold (`packed.check`); None: any number.
+        size: bytes that a copy of a database's table may have; None: 20 GB.
 
     Raises:
         DataError: a file is missing, malformed or unpacks to too much, an option unknown, or the query not one SELECT.
     """
     if data.sql is not None:
         named = {name: databases.declared(given, root, name) for name, given in data.databases.items()}
-        sql = query.checked(con, data.sql, root, has_id=data.id is not None, databases=named, scratch=copied(scratch))
+        sql = query.checked(
+            con, data.sql, root, has_id=data.id is not None, databases=named, scratch=copied(scratch), size=size
+        )
         return Relation(sql, "data.sql", once=True, ordered=query.is_ordered(con, data.sql))
     if data.rows is not None:
         return _inline(con, data, scratch)
     if data.run is not None:
         return _records(con, data.run, run_lookup)
     if data.dsn_env is not None:
-        return _table(con, databases.Database("postgres", data.dsn_env), data.table, scratch)
+        return _table(con, databases.Database("postgres", data.dsn_env), data.table, scratch, size)
     try:
-        return _files(con, data, root, scratch, unpack_factor)
+        return _files(con, data, root, scratch, unpack_factor, size)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         files = data.path if isinstance(data.path, str) else ", ".join(data.path or [])
         raise DataError(
@@ -129,25 +133,37 @@ def relation(
         ) from None
 
 
-def _table(con: duckdb.DuckDBPyConnection, database: databases.Database, table: str | None, scratch: Path) -> Relation:
+def _table(
+    con: duckdb.DuckDBPyConnection, database: databases.Database, table: str | None, scratch: Path, size: int | None
+) -> Relation:
     """A table of a database, as a copy."""
-    copy = str(database.copy(table, scratch / "tables"))
+    copy = str(database.copy(table, scratch / "tables", size))
     what = f"{database.place}, table {table}" if table is not None else database.place
     if copy.endswith(".parquet"):
         return Relation(f"SELECT * FROM read_parquet({literal(_escape(copy))})", what, ordered=database.ordered)
-    sql, keys, written = documents.relation(con, [_escape(copy)], {}, lines=True)
+    try:
+        sql, keys, written = documents.relation(con, [_escape(copy)], {}, lines=True)
+    except DataError as error:
+        if error.where is not None:
+            error.where = error.where.replace(copy, what)  # nobody knows the copy
+        raise
     return Relation(sql, what, ordered=database.ordered, keys=keys, written=written)
 
 
 def _files(
-    con: duckdb.DuckDBPyConnection, data: DataConfig, root: Path, scratch: Path, unpack_factor: int | None
+    con: duckdb.DuckDBPyConnection,
+    data: DataConfig,
+    root: Path,
+    scratch: Path,
+    unpack_factor: int | None,
+    size: int | None,
 ) -> Relation:
     given = [data.path] if isinstance(data.path, str) else list(data.path or [])
     if not given:
         raise DataError("data.path is an empty list", next_command="name at least one file")
     paths = []
     for one in given:
-        paths += hub.fetched(one, copied(scratch)) if one.startswith(hub.SCHEME) else _expand(con, one, root)
+        paths += hub.fetched(one, copied(scratch), size) if one.startswith(hub.SCHEME) else _expand(con, one, root)
     what = given[0] if len(given) == 1 else f"{given[0]} and {len(given) - 1} more"
     kind = data.format or _format_of(paths, what)
     for name in data.options:
@@ -157,7 +173,7 @@ def _files(
     if kind == "database":
         if len(paths) > 1 or REMOTE.match(paths[0]):
             raise DataError("data.path: a database is read from one file here", where=what, key="data.path")
-        return _table(con, databases.of_file(paths[0]), data.table, scratch)
+        return _table(con, databases.of_file(paths[0]), data.table, scratch, size)
     if data.table is not None:
         raise DataError(f"data.table: {what} is no database", where=what, key="data.table")
     for path in paths if unpack_factor is not None else ():

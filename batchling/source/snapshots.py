@@ -130,8 +130,9 @@ def _confined(data: DataConfig, bounds: Bounds | None, function: Callable[..., A
         return confined.call(function, *args, memory_mb=memory_mb)
     except confined.Exceeded as limit:
         hint = "; limits.memory_mb raises that" if limit.kind == "memory" else ""
-        key = "data.sql" if data.sql is not None else "data.where"
-        raise DataError(f"{key} cannot be evaluated: {limit.reason}{hint}", key=key) from None
+        key = "data.sql" if data.sql is not None else "data.path" if data.where is None else "data.where"
+        verb = "read" if key == "data.path" else "evaluated"
+        raise DataError(f"{key} cannot be {verb}: {limit.reason}{hint}", key=key) from None
 
 
 def snapshot_of(
@@ -340,7 +341,8 @@ def _write(
     with _opened(data, scratch, memory_mb) as con, watched(con, scratch, most, key):
         with faults.explained("data"):
             factor = None if bounds is None else bounds.unpack_factor
-            source = relation(con, data, root, scratch, run_lookup, unpack_factor=factor)
+            size = None if bounds is None else bounds.size
+            source = relation(con, data, root, scratch, run_lookup, unpack_factor=factor, size=size)
         with faults.explained(source.what, source.paths):
             columns = _columns(con, source.sql, but=WRITTEN if source.written else None)
             _check_columns(data, columns, needed, source)
