@@ -391,3 +391,239 @@ def test_keys_that_do_not_go_together_are_refused(data: dict[str, Any], said: st
 
     with pytest.raises(ValueError, match=said):
         Config.model_validate({"name": "x", "provider": {"name": "local"}, "model": {"id": "m"}, "data": data})
+
+
+# -- what strangers put there
+
+
+def _lite(path: Path, *statements: str) -> None:
+    con = sqlite3.connect(path)
+    for one in statements:
+        con.execute(one)
+    con.commit()
+    con.close()
+
+
+def test_a_file_of_a_database_is_read_in_a_process_that_can_be_ended() -> None:
+    from batchling.source.bounds import wild
+
+    for data in (
+        {"path": "x.sqlite"},
+        {"path": ["x.DUCKDB"]},
+        {"path": "x", "format": "database"},
+        {"path": "hf://datasets/a/b/x.db"},
+        {"sql": "SELECT 1 AS a ORDER BY 1", "databases": {"x": "x.db"}},
+    ):
+        assert wild(DataConfig.model_validate(data)), data
+    assert not wild(DataConfig(path="x.csv"))
+
+
+def test_a_view_that_never_ends_obeys_ctrl_c(tmp_path: Path) -> None:
+    import signal
+    import sys
+    import time
+
+    _lite(
+        tmp_path / "x.db",
+        "CREATE VIEW v AS WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) AS n FROM c",
+    )
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from pathlib import Path; from batchling import source; from batchling.spec import DataConfig\n"
+        "root = Path(sys.argv[1]); print('reading', flush=True)\n"
+        "source.snapshot(DataConfig(path='x.db'), root, root / 'snapshot')"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    try:
+        assert process.stdout is not None and process.stdout.readline() == b"reading\n"
+        time.sleep(3)
+        process.send_signal(signal.SIGINT)
+        process.wait(10)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == -signal.SIGINT
+
+
+def test_a_view_of_duckdb_that_never_ends_stops_at_the_bound(tmp_path: Path) -> None:
+    with duckdb.connect(str(tmp_path / "x.duckdb")) as con:
+        con.execute("CREATE VIEW v AS SELECT md5(i::VARCHAR) AS n FROM range(1000000000) t(i)")
+    with pytest.raises(source.TooLarge) as failed:
+        source.snapshot(
+            DataConfig(path="x.duckdb"), tmp_path, tmp_path / "snapshot", bounds=source.Bounds(1000, 30_000_000)
+        )
+    assert failed.value.key == "limits.plan_bytes"
+
+
+def test_who_said_yes_is_not_stopped_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    from batchling.source import bounds, databases
+
+    _lite(tmp_path / "x.db", "CREATE TABLE t (a)", f"INSERT INTO t VALUES ('{'x' * 3_000_000}')")
+    monkeypatch.setattr(bounds, "free_bytes", lambda _: 2_000_000)
+    found = databases.of_file(str(tmp_path / "x.db"))
+    with pytest.raises(source.TooLarge):
+        found.copy(None, tmp_path / "copies")
+    assert found.copy(None, tmp_path / "copies", sys.maxsize).stat().st_size > 3_000_000
+
+
+def test_reading_a_sqlite_file_with_a_wal_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    _lite(tmp_path / "w.db", "PRAGMA journal_mode = WAL", "CREATE TABLE t (a)", "INSERT INTO t VALUES (1)")
+    assert rows(tmp_path, path="w.db") == [("0", 1)]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["snapshot", "w.db"]
+    with sqlite3.connect(tmp_path / "w.db") as con:  # a program has it open: what it wrote is read
+        con.execute("INSERT INTO t VALUES (2)")
+        con.commit()
+        assert rows(tmp_path, path="w.db") == [("0", 1), ("1", 2)]
+    con.close()
+
+
+def test_a_view_that_groups_gives_the_same_ids_each_time(tmp_path: Path) -> None:
+    with duckdb.connect(str(tmp_path / "v.duckdb")) as con:
+        con.execute("CREATE TABLE b AS SELECT i % 50000 AS k FROM range(600000) t(i)")
+        con.execute("CREATE VIEW v AS SELECT k, count(*) AS n FROM b GROUP BY k")
+    assert len({sha(tmp_path, path="v.duckdb", table="v") for _ in range(5)}) == 1
+
+
+def test_errors_about_a_table_name_the_database_and_no_copy(tmp_path: Path) -> None:
+    _lite(tmp_path / "x.db", 'CREATE TABLE odd ("" INT)', "INSERT INTO odd VALUES (1)", "CREATE TABLE none (a)")
+    for table, said in (("odd", "a column without a name"), ("none", "no rows")):
+        with pytest.raises(DataError, match=said) as failed:
+            rows(tmp_path, path="x.db", table=table)
+        assert "x.db" in str(failed.value.where) and ".reading" not in str(failed.value)
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    ["postgresql://u:first@s3cret@127.0.0.1:1/db", "postgres://u:first/s3cret@h/db", "postgresql://u:p@h,s3cret@h/d"],
+)
+def test_a_password_with_an_at_sign_is_refused_before_it_is_a_host(
+    dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_DSN", dsn)
+    with pytest.raises(DataError, match="more than one @") as failed:
+        rows(tmp_path, dsn_env="SHOP_DSN", table="t", id="a")
+    assert "s3cret" not in f"{failed.value}" and "%40" in str(failed.value.next_command)
+
+
+def test_a_time_of_postgresql_does_not_depend_on_who_reads_it(
+    orders: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = {"dsn_env": "SHOP_DSN", "table": "orders", "id": "id"}
+    monkeypatch.setenv("PGTZ", "Asia/Tokyo")
+    there = sha(tmp_path, **one)
+    monkeypatch.setenv("PGTZ", "UTC")
+    assert sha(tmp_path, **one) == there
+
+
+@pytest.mark.parametrize("name", ["{outside}", "data/" + "../" * 30 + "{outside}", "data//x.csv", "data/./x.csv"])
+def test_a_hub_that_lists_a_file_outside_its_data_set_is_refused(hub: Hub, tmp_path: Path, name: str) -> None:
+    outside = tmp_path / "outside.csv"
+    hub.files[name.replace("{outside}", str(outside))] = b"id\n1\n"
+    for pattern in ("**/*.csv", "data/**/*.csv"):
+        with pytest.raises(DataError, match="outside its data set"):
+            rows(tmp_path, path=f"hf://datasets/ann/shop/{pattern}")
+    assert not outside.exists()
+
+
+@pytest.mark.parametrize("path", ["../../x.csv", "ann/shop/../x.csv", "ann/shop//etc/x.csv", "ann/shop/./x.csv"])
+def test_a_path_does_not_leave_its_data_set(tmp_path: Path, path: str) -> None:
+    with pytest.raises(DataError, match="leaves its data set"):
+        rows(tmp_path, path=f"hf://datasets/{path}")
+
+
+@pytest.mark.parametrize(
+    "page", [b"{}x", b'{"error": 1}', b"[1]", b"null", b'[{"type": "file"}]', b"[" * 5000, b"\xff", b" " * 16_000_001]
+)
+def test_a_hub_that_answers_with_no_list_is_an_error(page: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    from batchling.source import hub as module
+
+    with pytest.raises(DataError, match="is not a list of files"):
+        list(module._files(page, "hf://datasets/ann/shop/*.csv"))
+
+
+def test_a_list_without_an_end_is_an_error(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from batchling.source import hub as module
+
+    monkeypatch.setattr(module, "_PAGES", 1)
+    with pytest.raises(DataError, match="more than 1 pages"):
+        rows(tmp_path, path="hf://datasets/ann/shop/data/**/*.csv")
+
+
+def test_a_glob_s_own_words_and_a_wrong_one(hub: Hub, tmp_path: Path) -> None:
+    assert rows(tmp_path, path="hf://datasets/ann/shop/data/train/[!a].csv", id="id") == [("2", "2", "two")]
+    with pytest.raises(DataError, match="no pattern"):
+        rows(tmp_path, path="hf://datasets/ann/shop/data/train/[z-a].csv")
+
+
+@pytest.mark.parametrize("token", ["hf_s3cret\nx: y", "hf_s3cret\u2026", "hf_s3\rcret"])
+def test_a_token_that_is_no_line_is_in_no_message(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    from batchling.errors import ProviderError
+
+    monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(ProviderError, match="HF_TOKEN") as failed:
+        rows(tmp_path, path="hf://datasets/ann/shop/data/train/a.csv")
+    assert "cret" not in str(failed.value) and not hub.seen
+
+
+@pytest.mark.parametrize(
+    "address", ["https://ann:s3cret@h", "http://h:s3cret", "http://[s3cret", "https://s3 cret", "http://h/?s3cret"]
+)
+def test_an_address_of_the_hub_that_is_none_is_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    with pytest.raises(DataError, match="HF_ENDPOINT does not hold") as failed:
+        rows(tmp_path, path="hf://datasets/ann/shop/x.csv")
+    assert "cret" not in str(failed.value)
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffff\r\nabc", "broke off"),
+        (b"garbage\r\n\r\n", "cannot be reached"),
+        (b"HTTP/1.1 302 Found\r\nLocation: ftp://127.0.0.1:1/x\r\n\r\n", "not followed"),
+        (b"HTTP/1.1 302 Found\r\nLocation: http://[x/\r\n\r\n", "cannot be reached"),
+    ],
+)
+def test_a_reply_that_is_none_is_an_error_about_the_data(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reply: bytes, said: str
+) -> None:
+    def answer(request: http.server.BaseHTTPRequestHandler) -> None:
+        request.wfile.write(reply)
+        request.close_connection = True
+
+    monkeypatch.setattr(hub, "answer", answer)
+    with pytest.raises(DataError, match=said):
+        rows(tmp_path, path="hf://datasets/ann/shop/x.csv")
+
+
+def test_no_redirect_goes_from_https_to_http() -> None:
+    import urllib.error
+    import urllib.request
+
+    from batchling.source import hub as module
+
+    asked = urllib.request.Request("https://h/x")
+    with pytest.raises(urllib.error.URLError, match="not followed"):
+        module._Redirects().redirect_request(asked, None, 302, "", {}, "http://h/x")
+
+
+@pytest.mark.parametrize("price", [float("inf"), float("nan"), -1.0])
+def test_a_price_is_a_number_that_can_be_added_up(price: float) -> None:
+    from batchling.spec import PriceConfig
+
+    for key in ("input", "output", "cached"):
+        with pytest.raises(ValueError, match=key):
+            PriceConfig.model_validate({"input": 1.0, key: price})
+
+
+def test_a_function_of_a_missing_extension_names_the_extension(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="DuckDB's extension sqlite_scanner"):
+        rows(tmp_path, sql="SELECT * FROM sqlite_scan('x.db', 't') ORDER BY 1")
