@@ -277,7 +277,8 @@ class Project:
         Args:
             decision: adopt (it is this batch), resubmit (it did not happen), or drop (leave its rows).
             shard: which, when several need a decision.
-            force: with adopt, although the batch does not say that it is ours; with drop, without asking the provider.
+            force: with adopt, although the batch does not say that it is ours; with resubmit, although a batch that runs
+                may be it; with drop, without asking the provider.
 
         Raises:
             UsageError: nothing needs a decision, or this one does not fit.

@@ -568,8 +568,8 @@ def resolve(
     Args:
         decision: adopt (it is this batch), resubmit (it did not happen), or drop (leave its rows).
         shard: which, when several are parked.
-        force: with adopt, although the batch does not say that it is ours; with drop, whatever the provider says, and
-            without asking it.
+        force: with adopt, although the batch does not say that it is ours; with resubmit, although a batch that runs may
+            be it; with drop, whatever the provider says, and without asking it.
 
     Raises:
         UsageError: nothing is parked, or the decision does not fit.
@@ -604,7 +604,10 @@ def resolve(
             resolving.adopt(session, parked[0], batch_id, force=force)
         else:
             for number in parked:
-                (resolving.resubmit if decision == "resubmit" else resolving.drop)(session, number)
+                if decision == "resubmit":
+                    resolving.resubmit(session, number, force=force)
+                else:
+                    resolving.drop(session, number)
     workspace.refresh(folder)
     return plan_status(workspace, folder)
 

@@ -113,8 +113,8 @@ class Generate:
         elif finish in _FILTERS:
             found = FILTERED
         elif finish in _BROKEN:
-            # What was made was billed, so it is not asked again by itself.
-            outcome = Outcome.ERROR if usage.output_tokens else Outcome.RETRYABLE
+            # What was made was billed, or may have been, so it is not asked again by itself.
+            outcome = Outcome.RETRYABLE if usage.output_tokens == 0 else Outcome.ERROR
             found = Explained(outcome, str(finish).lower(), f"the answer broke off: {finish}")
         elif finish not in ("STOP", None):
             note = f"the answer ended for a reason that batchling does not know: {finish[:200]}"

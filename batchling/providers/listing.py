@@ -26,7 +26,7 @@ def listed(
     following: Following,
     *,
     since: float | None = None,
-    absent_is_empty: bool = True,
+    empty: Callable[[dict[str, Any]], bool] = lambda page: False,
     limit_pages: int,
 ) -> Iterator[Batch]:
     """Every batch once, in the list's order.
@@ -35,7 +35,7 @@ def listed(
         path, query: the first page.
         name: the field that holds a page's batches.
         following: where the next page is.
-        absent_is_empty: a page without that field has no batches; else it is no page.
+        empty: whether a page without that field is one without batches. Else it is no page (an error, say), and proves nothing.
         since: Unix seconds. The list begins with the newest, and a page on which all are older is the last that is read.
             None: the list is in no known order.
 
@@ -45,7 +45,7 @@ def listed(
     seen: set[str] = set()
     for _ in range(limit_pages):
         data = wire.object("list of batches", "GET", path, query=query)
-        entries = data.get(name, [] if absent_is_empty else None)
+        entries = data.get(name, [] if empty(data) else None)
         if not isinstance(entries, list):
             raise CallUnavailable(f"the list of batches has no {name} ({shape(data)})", code="unreadable")
         page = [batch for batch in map(read, entries) if batch is not None]

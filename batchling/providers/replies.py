@@ -47,6 +47,18 @@ _BROKEN = frozenset(
         "request_timeout",
         "api_connection_error",
         "apiconnectionerror",
+        # Anthropic's, Mistral's, and google.rpc.Code's.
+        "api_error",
+        "timeout_error",
+        "overloaded_error",
+        "unreachable_backend",
+        "internal",
+        "unavailable",
+        "deadline_exceeded",
+        "unknown",
+        "aborted",
+        "cancelled",
+        "data_loss",
     }
 )
 
@@ -95,7 +107,7 @@ def spending_error(what: str, status: int, headers: Mapping[str, str], said: Ref
     """What a status from 400 on means on the call that spends. Where a gateway's status and body differ, the body counts."""
     text = f"{what}: {status} {said.message}"
     wait = _wait(headers, said)
-    if said.own and 400 <= status < 500 and status not in (408, 409):
+    if said.own and 400 <= status < 500 and status not in (408, 409, 499):  # 499: somebody on the way gave up
         definite = not went_wrong(said.code, said.message)
     else:
         definite = status == 413 or (said.own and definite_of(said.code, said.message) is not None)
@@ -128,7 +140,8 @@ def went_wrong(code: str | None, message: str) -> bool:
     inner = wrapped_status(message)
     if inner is not None:
         return inner >= 500 or inner in (408, 409)
-    return (code or "").lower() in _BROKEN and about([None], message) is About.OTHER
+    broken = (code or "").lower() in _BROKEN and about([None], message) is About.OTHER
+    return broken and not definitely_invalid(message)
 
 
 def definite_of(code: str | None, message: str) -> About | None:

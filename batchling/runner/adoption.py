@@ -150,7 +150,7 @@ def _read_whose(session: Session, group: str, batch: Batch) -> bool:
         Whether that could be decided.
     """
     if not batch.terminal:
-        session.unended.setdefault(group, set()).add(batch.id)
+        session.unended.setdefault(group, {})[batch.id] = batch.created_at
         return False
     found = named_by_results(session, group, batch)
     if found is None:

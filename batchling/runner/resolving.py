@@ -87,18 +87,21 @@ def _is_of(session: Session, shard: Shard, attempt: Attempt, batch: Batch) -> bo
     return named is None or named[0] == shard.number
 
 
-def resubmit(session: Session, shard: int) -> bool:
+def resubmit(session: Session, shard: int, *, force: bool = False) -> bool:
     """The parked submission did not happen: send the shard again.
 
     Before that the provider's list is read once more, and the old input file is deleted where that can be done,
     so that the old submission cannot arrive after all.
+
+    Args:
+        force: although a batch that runs may be it.
 
     Returns:
         False when the list shows the batch by now: it was adopted, and nothing is sent again.
 
     Raises:
         UsageError: nothing is parked there.
-        UnfinishedError: the provider can't be asked now.
+        UnfinishedError: the provider can't be asked now, or its list shows a batch that may be this one and still runs.
     """
     found, attempt = _parked(session, shard)
     kit = session.kit(found)
@@ -107,6 +110,13 @@ def resubmit(session: Session, shard: int) -> bool:
             adopt_from_list(session, kit.lane.group)
         if attempt.phase is not Phase.PARKED:
             return False
+        waits = session.unended.get(kit.lane.group)
+        if waits and not kit.lane.marked and not force:
+            raise UnfinishedError(
+                f"{', '.join(sorted(waits)[:3])} may be this submission; its results will tell, once it has ended",
+                where=f"shard {shard}",
+                next_command="run the same command again then, or add --force to send it again and perhaps pay twice",
+            )
         if kit.lane.can_fence and attempt.file_id is not None and not kit.client.fence(attempt.file_id):
             raise UnfinishedError("the provider did not delete the input file", where=attempt.file_id)
     except CallError as error:

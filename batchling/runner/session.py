@@ -173,7 +173,8 @@ class Session:
         scans: group → the provider's list, from where the last look left it.
         unread: listed batch id → Unix seconds before which it is not asked for again.
         parts: (shard, attempt, kind) → a file that arrived whole while another of its batch did not.
-        unended: group → listed batches without a mark that may be ours, and do not say so before they have ended.
+        unended: group → listed batches without a mark that may be ours, and do not say so before they have ended; and when each was
+            made (Unix seconds).
         foreign: listed batches without a mark whose results are somebody else's.
         apart: (listed batch id, known batch id) that GETs of both showed to be two batches.
         set_aside: lane → batches known at the last refusal that blamed single lines, and such refusals in a row.
@@ -202,7 +203,7 @@ class Session:
     unread: dict[str, float] = field(default_factory=dict)
     parts: dict[tuple[int, int, str], Download] = field(default_factory=dict)
     set_aside: dict[int, tuple[int, int]] = field(default_factory=dict)
-    unended: dict[str, set[str]] = field(default_factory=dict)
+    unended: dict[str, dict[str, float | None]] = field(default_factory=dict)
     foreign: set[str] = field(default_factory=set)
     apart: set[tuple[str, str]] = field(default_factory=set)
 

@@ -31,7 +31,7 @@ from batchling.ledger.events import (
 )
 from batchling.models import Submission
 from batchling.runner import replanning
-from batchling.runner.adoption import ASK_AGAIN_SECONDS, adopt_from_list
+from batchling.runner.adoption import ASK_AGAIN_SECONDS, CLOCK_SECONDS, adopt_from_list
 from batchling.runner.gathering import give_up
 from batchling.runner.polling import BUSY_SECONDS
 from batchling.runner.refusals import blamed, faults_of, learned
@@ -322,7 +322,10 @@ def settle(session: Session, action: Action) -> None:
     _listed(session, kit.lane.group)
     if attempt.phase is not Phase.FENCED:
         return
-    waits = session.unended.get(kit.lane.group)
+    # One that was made long after the submission left is somebody else's, and where they come all day, there is always one.
+    latest = (attempt.intent_at or session.clock.now()) + kit.lane.settle_seconds + CLOCK_SECONDS
+    unended = session.unended.get(kit.lane.group, {})
+    waits = {batch_id for batch_id, made in unended.items() if made is None or made <= latest}
     if waits and not kit.lane.marked:
         _await_results(session, shard, attempt, waits)
         return

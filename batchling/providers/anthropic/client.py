@@ -71,7 +71,6 @@ class AnthropicClient:
             read_batch,
             _following,
             since=since,
-            absent_is_empty=False,
             limit_pages=limit_pages,
         )
 

@@ -111,7 +111,16 @@ class GeminiClient:
     def find(self, since: float, *, page_size: int = 100, limit_pages: int = 1000) -> Iterator[Batch]:
         # The order of the list is not documented, so it is read to its end; a page may be empty and not the last.
         first = {"pageSize": page_size}
-        return listed(self._wire, "/batches", first, "operations", read_batch, _following, limit_pages=limit_pages)
+        return listed(
+            self._wire,
+            "/batches",
+            first,
+            "operations",
+            read_batch,
+            _following,
+            empty=lambda page: page.keys() <= {"nextPageToken"},
+            limit_pages=limit_pages,
+        )
 
     def result_files(self, batch: Batch) -> tuple[ResultFile, ...]:
         return batch.files

@@ -100,7 +100,17 @@ class MistralClient:
                 return None
             return {"page": next(pages)} if data.get("data") else {}
 
-        return listed(self._wire, JOBS, first, "data", read_batch, following, since=since, limit_pages=limit_pages)
+        return listed(
+            self._wire,
+            JOBS,
+            first,
+            "data",
+            read_batch,
+            following,
+            since=since,
+            empty=lambda page: whole(page.get("total")) == 0,
+            limit_pages=limit_pages,
+        )
 
     def result_files(self, batch: Batch) -> tuple[ResultFile, ...]:
         return batch.files
