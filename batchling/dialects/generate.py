@@ -15,7 +15,7 @@ from batchling.dialects.reading import CUT, EMPTY, FILTERED, GOOD, REASONED_OUT,
 from batchling.errors import ConfigError
 from batchling.models import NO_USAGE, Outcome, Response, Usage
 
-_RESERVED = frozenset({"model", "contents", "systemInstruction", "stream", "stream_options"})
+_RESERVED = frozenset({"model", "contents", "systemInstruction", "stream", "stream_options", "generation_config"})
 _UNSAID = {"logit_bias": None, "user": None}
 _WORDS = {
     "top_p": "topP",
@@ -64,6 +64,11 @@ class Generate:
         if not isinstance(generation, dict):
             raise ConfigError("model.params.generationConfig: expected an object")
         generation = {**generation, **{name: params.pop(name) for name in list(params) if name in _GENERATION}}
+        for name in ("candidateCount", "candidate_count"):  # each is billed, and the budget is counted for one
+            if generation.get(name, params.get(name, 1)) != 1:
+                raise ConfigError(
+                    f"model.params.{name}: a request has one answer", next_command="ask several times with `repeats: N`"
+                )
         _say_limit(request, params, generation)
         _say_logprobs(params, generation)
         _say_effort(params, generation)
@@ -160,7 +165,7 @@ def _say_limit(request: NeutralRequest, params: dict[str, Any], generation: dict
     for name in sorted(MAX_TOKENS & params.keys()):
         raise ConfigError(f"model.params.{name}: use model.max_output_tokens")
     if request.max_output_tokens is not None:
-        if "maxOutputTokens" in generation or "maxOutputTokens" in params:
+        if {"maxOutputTokens", "max_output_tokens"} & generation.keys() or "maxOutputTokens" in params:
             raise ConfigError(
                 "model.params.maxOutputTokens: model.max_output_tokens sets the limit; remove one of them"
             )

@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 
+from batchling.dialects import GENERATE, NeutralRequest
+from batchling.errors import ConfigError
+from batchling.models import Outcome
 from tests.adapters.test_end_to_end import Table, table
 from tests.servers.emulated import Answer
 
@@ -65,3 +68,27 @@ def test_a_reply_that_is_no_list_proves_no_absence(table: Table, body: Any) -> N
     (parked,) = table.bench.events(kind="parked")
     assert "list cannot be read" in parked["why"]
     assert set(table.server.bought.values()) == {1}
+
+
+@pytest.mark.parametrize("used", [None, {}, {"promptTokenCount": "many"}, {"candidatesTokenCount": 7}])
+def test_an_answer_that_broke_off_and_may_be_billed_is_not_asked_again(used: Any) -> None:
+    broken = {"candidates": [{"finishReason": "OTHER", "content": {}}], "usageMetadata": used}
+    answer = GENERATE.read("k", None, broken)
+    assert answer is not None and answer.outcome is Outcome.ERROR
+    free = GENERATE.read("k", None, {**broken, "usageMetadata": {"promptTokenCount": 9}})
+    assert free is not None and free.outcome is Outcome.RETRYABLE
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"candidateCount": 2},
+        {"generationConfig": {"candidateCount": 2}},
+        {"generationConfig": {"candidate_count": 2}},
+        {"generationConfig": {"max_output_tokens": 9000}},
+        {"generation_config": {"candidateCount": 2}},
+    ],
+)
+def test_no_parameter_asks_for_more_than_the_budget_is_counted_for(params: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        GENERATE.write(NeutralRequest("m", (("user", "x"),), params, 100, "max_tokens"))
