@@ -74,7 +74,9 @@ class ModelConfig(Section):
         "the extra `tokenizers`.",
     )
     token_factor: PositiveFloat = Field(
-        default=1.0, description="Multiplies counted tokens, for models whose tokenizer is not available."
+        default=1.0,
+        allow_inf_nan=False,
+        description="Multiplies counted tokens, for models whose tokenizer is not available.",
     )
     context_tokens: PositiveInt | None = Field(
         default=None, description="The longest input that the model takes, in tokens; null: not known."
@@ -232,6 +234,7 @@ class ProviderConfig(Section):
     strict_schema: bool = Field(default=True, description="Accepts response_format json_schema with strict: true.")
     token_factor: PositiveFloat | None = Field(
         default=None,
+        allow_inf_nan=False,
         description="Multiplies counted tokens where the model has a tokenizer of its own and model.token_factor is not set.",
     )
     prices: str | None = Field(default=None, description="The provider's id in genai-prices.")

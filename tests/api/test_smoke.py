@@ -163,7 +163,7 @@ def test_a_batch_that_does_not_end_is_said_to_be_out(look: Look, server: BatchSe
     server.endings = [Ending(statuses=tuple(["in_progress"] * 1000))]
     code, report = look("--wait", "2")
     assert code == 75 and not report["over"] and "is still out" in report["findings"]["it ended"]
-    assert "nothing is sent again" in capfd.readouterr().err
+    assert "nothing will be sent again" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["--provider", "mine"], ["--spend", "1"], ["--model", "ours"]])

@@ -213,3 +213,10 @@ def test_an_experiment_that_is_not_there_lists_near_names(write: Write) -> None:
     write({"experiments/intent/config.yaml": HELLO})
     assert "did you mean intent?" in message(experiment="intnet")
     assert "is a folder without a config.yaml" in message(experiment="experiments")
+
+
+@pytest.mark.parametrize("key", ["model.token_factor", "provider.token_factor"])
+@pytest.mark.parametrize("value", ["inf", "nan"])
+def test_a_token_factor_is_a_finite_number(write: Write, key: str, value: str) -> None:
+    write({})
+    assert f"{key}: expected a finite number" in message(f"{key}={value}")
